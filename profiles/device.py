@@ -1,0 +1,211 @@
+"""Device profiles: what a device offers, when a latency measured here counts for it, and what it allows.
+
+A device is one YAML file: those beside this module by name, any other by its path.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from profiles.errors import RequestError
+from profiles.host import cpu_model, host_info, machine, normal_machine
+from profiles.results import BudgetState, Precision, Record
+
+__all__ = ["Budget", "Device", "budget_values", "host_info", "list_devices", "load_device"]
+
+DEVICES = Path(__file__).with_name("devices")
+HOST = "host"
+DeviceClass = Literal["gpu", "cpu", "mobile", "wearable"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+
+class _Open(_Strict):
+    """A kind and whatever options that kind takes; who uses the kind checks them."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+    kind: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Matches(_Strict):
+    """The machine that a latency must come from. `cpu` is part of the processor's name, upper or lower case."""
+
+    machine: str | None = None
+    cpu: str | None = None
+
+
+class RuntimeProfile(_Strict):
+    """What this device runs with one runtime. `options` belong to the runtime, which checks them."""
+
+    precisions: list[Precision] = Field(min_length=1)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("precisions")
+    @classmethod
+    def _no_duplicates(cls, value: list[Precision]) -> list[Precision]:
+        if len(set(value)) != len(value):
+            raise ValueError("a precision stands there twice")
+        return value
+
+
+class DeviceMemory(_Strict):
+    """Bytes that the device has. Microcontrollers have flash and RAM of their own, computers only RAM."""
+
+    ram_bytes: int | None = Field(None, gt=0)
+    flash_bytes: int | None = Field(None, gt=0)
+
+
+class Budget(_Strict):
+    """The most that a student may cost on this device. What is not given is not limited."""
+
+    latency_ms: float | None = Field(None, gt=0)  # p50 of one query
+    artifact_bytes: float | None = Field(None, gt=0)
+    metric_drop: float | None = Field(None, ge=0)  # below the float model, in the metric's own unit
+    macs: float | None = Field(None, gt=0)
+    instructions: float | None = Field(None, gt=0)
+    npu_cycles: float | None = Field(None, gt=0)
+    peak_bytes: float | None = Field(None, gt=0)
+    arena_bytes: float | None = Field(None, gt=0)
+
+
+class Runner(_Open):
+    """How to reach the device itself: `kind` (ssh, adb, ...) and its options."""
+
+
+class Emulator(_Open):
+    """What can stand in for the device's arithmetic, never for its time: `kind` (qemu_user, ...) and its options."""
+
+
+class Device(_Strict):
+    """A device profile. Runtimes stand in order of preference."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    device_class: DeviceClass = Field(alias="class")
+    summary: str
+    matches: Matches | None = None
+    runtimes: dict[str, RuntimeProfile] = Field(min_length=1)
+    memory: DeviceMemory = DeviceMemory()
+    budget: Budget = Budget()
+    runner: Runner | None = None
+    emulator: Emulator | None = None
+    docker: str | None = None
+
+    def matches_this_machine(self) -> bool:
+        """Whether a latency measured here is this device's. The device `host` is this machine."""
+        if self.name == HOST:
+            return True
+        if self.matches is None or (self.matches.machine is None and self.matches.cpu is None):
+            return False
+        if self.matches.machine is not None and normal_machine(self.matches.machine) != machine():
+            return False
+        return self.matches.cpu is None or self.matches.cpu.lower() in cpu_model().lower()
+
+    def limits(self) -> dict[str, float]:
+        """Every limit of the device by name: its budget, then what its memory holds."""
+        given = {**self.budget.model_dump(exclude_none=True), **self.memory.model_dump(exclude_none=True)}
+        return {name: float(limit) for name, limit in given.items()}
+
+    def evaluate_budget(self, values: Mapping[str, float | None]) -> dict[str, BudgetState]:
+        """Compare what was measured with every limit. What was not measured is "unknown", never passed.
+
+        `values` holds the measurements under the names of `limits()`; see `budget_values`.
+        """
+        states: dict[str, BudgetState] = {}
+        for name, limit in self.limits().items():
+            value = values.get(name)
+            state: Literal["passed", "missed", "unknown"] = "unknown"
+            if value is not None:
+                state = "passed" if value <= limit else "missed"
+            states[name] = BudgetState(limit=limit, value=value, state=state)
+        return states
+
+
+def budget_values(record: Record) -> dict[str, float | None]:
+    """What a record has measured of the things that a device may limit. Not measured: None."""
+    memory, metric, cost = record.memory_bytes, record.task_metric, record.cost
+    drop = None
+    if metric is not None and metric.float_value is not None:
+        drop = (metric.float_value - metric.value) * (1 if metric.higher_is_better else -1)
+    ram = None if memory is None else (memory.ram if memory.ram is not None else memory.peak)
+    # A compiler's estimate is no measurement: it leaves the limit unknown.
+    counted = cost if cost is not None and cost.source == "counted" else None
+    return {
+        "latency_ms": record.latency_ms.p50 if record.latency_ms else None,
+        "artifact_bytes": record.artifact_bytes,
+        "metric_drop": drop,
+        "macs": record.macs,
+        "instructions": counted.value if counted and counted.kind == "instructions" else None,
+        "npu_cycles": counted.value if counted and counted.kind == "npu_cycles" else None,
+        "peak_bytes": memory.peak if memory else None,
+        "arena_bytes": memory.arena if memory else None,
+        "ram_bytes": ram,
+        "flash_bytes": memory.flash if memory else None,
+    }
+
+
+def list_devices() -> list[Device]:
+    """Every shipped device: `host` first, then by name."""
+    devices = [_read(path) for path in sorted(DEVICES.glob("*.yaml"))]
+    return sorted(devices, key=lambda device: (device.name != HOST, device.name))
+
+
+def load_device(name: str | Path) -> Device:
+    """A shipped device by name, or any other by the path of its YAML file.
+
+    Raises RequestError for a name that is not there (with the nearest ones), and for a file that is not a profile.
+    """
+    text = str(name)
+    if text.endswith((".yaml", ".yml")):
+        return _read(Path(text))
+    names = sorted(path.stem for path in DEVICES.glob("*.yaml"))
+    if text in names:
+        return _read(DEVICES / f"{text}.yaml")
+    near = difflib.get_close_matches(text, names, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+    raise RequestError(f"no device {text!r}: {hint} (or give the path of a .yaml profile)")
+
+
+def _read(path: Path) -> Device:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise RequestError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise RequestError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
+    if not isinstance(value, dict):
+        raise RequestError(f"{path}: a device profile is a mapping with name, class, summary, runtimes")
+    try:
+        device = Device.model_validate(value)
+    except ValidationError as error:
+        raise RequestError(f"{path}: {one_line(error)}") from None
+    if device.name != path.stem and path.parent == DEVICES:
+        raise RequestError(f"{path}: name is {device.name!r}; it must be the file's name, {path.stem!r}")
+    return device
+
+
+def one_line(error: ValidationError) -> str:
+    """The first thing that pydantic found, as "key: what is wrong", and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+    if first["type"] == "missing":
+        message = "is missing"
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{key}: {message}{more}"
