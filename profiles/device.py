@@ -92,7 +92,7 @@ class Device(_Strict):
     """A device profile. Runtimes stand in order of preference."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    device_class: DeviceClass = Field(alias="class")
+    class_: DeviceClass = Field(alias="class")
     summary: str
     matches: Matches | None = None
     runtimes: dict[str, RuntimeProfile] = Field(min_length=1)
@@ -155,10 +155,9 @@ def budget_values(record: Record) -> dict[str, float | None]:
     }
 
 
-def list_devices() -> list[Device]:
-    """Every shipped device: `host` first, then by name."""
-    devices = [_read(path) for path in sorted(DEVICES.glob("*.yaml"))]
-    return sorted(devices, key=lambda device: (device.name != HOST, device.name))
+def list_devices() -> list[str]:
+    """The names of the shipped devices: `host` first, then in order."""
+    return sorted((path.stem for path in DEVICES.glob("*.yaml")), key=lambda name: (name != HOST, name))
 
 
 def load_device(name: str | Path) -> Device:
@@ -169,7 +168,7 @@ def load_device(name: str | Path) -> Device:
     text = str(name)
     if text.endswith((".yaml", ".yml")):
         return _read(Path(text))
-    names = sorted(path.stem for path in DEVICES.glob("*.yaml"))
+    names = list_devices()
     if text in names:
         return _read(DEVICES / f"{text}.yaml")
     near = difflib.get_close_matches(text, names, n=3, cutoff=0.4)
