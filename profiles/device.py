@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from profiles.errors import RequestError
 from profiles.host import cpu_model, host_info, machine, normal_machine
-from profiles.results import BudgetState, Precision, Record
+from profiles.results import BudgetState, Precision, Record, one_line
 
 __all__ = ["Budget", "Device", "budget_values", "host_info", "list_devices", "load_device"]
 
@@ -63,21 +63,21 @@ class RuntimeProfile(_Strict):
 class DeviceMemory(_Strict):
     """Bytes that the device has. Microcontrollers have flash and RAM of their own, computers only RAM."""
 
-    ram_bytes: int | None = Field(None, gt=0)
-    flash_bytes: int | None = Field(None, gt=0)
+    ram_bytes: int | None = Field(default=None, gt=0)
+    flash_bytes: int | None = Field(default=None, gt=0)
 
 
 class Budget(_Strict):
     """The most that a student may cost on this device. What is not given is not limited."""
 
-    latency_ms: float | None = Field(None, gt=0)  # p50 of one query
-    artifact_bytes: float | None = Field(None, gt=0)
-    metric_drop: float | None = Field(None, ge=0)  # below the float model, in the metric's own unit
-    macs: float | None = Field(None, gt=0)
-    instructions: float | None = Field(None, gt=0)
-    npu_cycles: float | None = Field(None, gt=0)
-    peak_bytes: float | None = Field(None, gt=0)
-    arena_bytes: float | None = Field(None, gt=0)
+    latency_ms: float | None = Field(default=None, gt=0)  # p50 of one query
+    artifact_bytes: float | None = Field(default=None, gt=0)
+    metric_drop: float | None = Field(default=None, ge=0)  # below the float model, in the metric's own unit
+    macs: float | None = Field(default=None, gt=0)
+    instructions: float | None = Field(default=None, gt=0)
+    npu_cycles: float | None = Field(default=None, gt=0)
+    peak_bytes: float | None = Field(default=None, gt=0)
+    arena_bytes: float | None = Field(default=None, gt=0)
 
 
 class Runner(_Open):
@@ -196,15 +196,3 @@ def _read(path: Path) -> Device:
     if device.name != path.stem and path.parent == DEVICES:
         raise RequestError(f"{path}: name is {device.name!r}; it must be the file's name, {path.stem!r}")
     return device
-
-
-def one_line(error: ValidationError) -> str:
-    """The first thing that pydantic found, as "key: what is wrong", and how many more there are."""
-    problems = error.errors(include_url=False)
-    first = problems[0]
-    key = ".".join(str(part) for part in first["loc"]) or "(top level)"
-    message = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
-    if first["type"] == "missing":
-        message = "is missing"
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return f"{key}: {message}{more}"

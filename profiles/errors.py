@@ -45,6 +45,4 @@ def require(module: str, extra: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != module.split(".")[0]:
             raise
-        raise MissingError(
-            f"{module.split('.')[0]} is not installed: pip install 'edge-compressor[{extra}]'"
-        ) from None
+        raise MissingError(f"{module.split('.')[0]} is not installed: pip install 'edge-compressor[{extra}]'") from None

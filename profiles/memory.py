@@ -1,4 +1,4 @@
-"""Resident memory of this process, in bytes. The interpreter and its libraries count: they are what a device must hold."""
+"""Resident memory of this process, in bytes. The interpreter and its libraries count: a device must hold them, too."""
 
 from __future__ import annotations
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from profiles.errors import RequestError
+from profiles.storage import read_json, write_json
 
 SCHEMA = 1
 
@@ -127,6 +130,27 @@ class Results(_Strict):
         return self.model_dump(mode="json", by_alias=True)
 
     def write(self, path: str | Path) -> None:
-        from profiles.storage import write_json
-
+        """Write results.json, atomically."""
         write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Results:
+        """Read a results.json. Raises RequestError, in one line, if it is missing, broken or of another schema."""
+        value = read_json(path)
+        schema = value.get("schema") if isinstance(value, dict) else None
+        if schema != SCHEMA:
+            raise RequestError(f"{path}: not a results.json of schema {SCHEMA} (schema: {schema!r})")
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            raise RequestError(f"{path}: {one_line(error)}") from None
+
+
+def one_line(error: ValidationError) -> str:
+    """The first thing that pydantic found, as "key: what is wrong", and how many more there are."""
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"]) or "(top level)"
+    message = {"extra_forbidden": "unknown key", "missing": "is missing"}.get(first["type"], first["msg"])
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return f"{key}: {message}{more}"

