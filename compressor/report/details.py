@@ -1,0 +1,107 @@
+"""details.json (schema 1): what the page shows beyond results.json. Every part may be missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from profiles.errors import RequestError
+from profiles.results import Record
+from profiles.storage import read_json
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Layer(_Strict):
+    name: str
+    op: str
+    macs: float | None = None
+    parameters: int | None = None
+    activation_bytes: int | None = None
+    output_shape: list[int | str] | None = None
+
+
+class Teacher(_Strict):
+    name: str
+    macs: float | None = None
+    parameters: int | None = None
+    bytes: int | None = None
+    metric: str | None = None
+    value: float | None = None
+    ci95: tuple[float, float] | None = None
+
+
+class Answer(_Strict):
+    label: str
+    correct: bool
+    png: str | None = None  # base64 of a PNG or JPEG file; None: the answer is words
+
+
+class Example(_Strict):
+    """One query and what came back, best first."""
+
+    title: str
+    query_png: str | None = None
+    query_text: str | None = None
+    answers: list[Answer]
+    truth: Answer | None = None  # the right one, when it is not among `answers`
+    rank: int | None = None  # of the right one, from 1
+
+
+class Credit(_Strict):
+    name: str
+    version: str | None = None
+    licence: str | None = None
+    url: str | None = None
+    note: str | None = None
+
+
+class Details(_Strict):
+    schema_: Literal[1] = Field(1, alias="schema")
+    layers: dict[str, dict[str, list[Layer]]] = {}
+    latency_samples_ms: dict[str, list[float]] = {}
+    teachers: dict[str, Teacher] = {}
+    examples: dict[str, list[Example]] = {}
+    examples_from: dict[str, str] = {}  # student -> the artifact that answered, in words
+    credits: list[Credit] = []
+    training: dict[str, list[dict[str, Any]]] = {}
+    devices: dict[str, str] = {}  # device -> its profile's summary
+    notes: dict[str, list[str]] = {}  # same keys as latency_samples_ms: what the runtime did that a reader should know
+    remarks: list[str] = []  # on the whole run, e.g. that weights are random
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    def merge(self, other: Details) -> None:
+        """Take over what `other` has; where both have a key, the other's value stands."""
+        for name in Details.model_fields:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(mine, dict):
+                mine.update(theirs)
+            elif isinstance(mine, list):
+                mine.extend(item for item in theirs if item not in mine)
+
+
+def record_key(record: Record) -> str:
+    """The key of an artifact in `latency_samples_ms` and `notes`; the precision is the one that was asked for."""
+    return "|".join((record.student, record.graph, record.device, record.runtime, record.precision_requested))
+
+
+def load_details(path: Path) -> Details:
+    """Read a details.json; an empty Details if there is no such file. Raises RequestError if it is not as above."""
+    if not path.exists():
+        return Details()
+    try:
+        return Details.model_validate(read_json(path))
+    except ValidationError as error:
+        raise RequestError(f"{path}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first of pydantic's complaints in one line: where, and what."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where}: {first['msg']}{more}"

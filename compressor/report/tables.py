@@ -1,0 +1,121 @@
+"""The sections of the page that are tables or series: layers, budgets, training, credits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from compressor.report import words
+from compressor.report.details import Credit, Details, Layer
+from compressor.report.view import Row
+from profiles.results import BudgetState
+
+
+@dataclass(frozen=True)
+class LayerTable:
+    """The layers of one graph, with their sums and what no counter knew (None: nobody counted)."""
+
+    student: str
+    graph: str
+    layers: list[Layer]
+    uncounted: dict[str, int] | None
+
+    def total(self, field: str) -> float:
+        return sum(getattr(layer, field) or 0 for layer in self.layers)
+
+    def share(self, layer: Layer, field: str) -> float:
+        """Percent of the graph's sum."""
+        total = self.total(field)
+        return 100 * (getattr(layer, field) or 0) / total if total else 0.0
+
+
+def layer_tables(details: Details, rows: Sequence[Row]) -> list[LayerTable]:
+    tables = []
+    for student, graphs in details.layers.items():
+        for graph, layers in graphs.items():
+            mine = [row.record for row in rows if row.record.student == student and row.record.graph == graph]
+            uncounted = next((r.uncounted_ops for r in mine if r.uncounted_ops is not None), None)
+            tables.append(LayerTable(student, graph, layers, uncounted))
+    return tables
+
+
+def uncounted_without_layers(details: Details, rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+    """What was not counted in graphs that have no layer table, by "student, graph"."""
+    return {
+        f"{row.record.student}, {row.record.graph}": row.record.uncounted_ops
+        for row in rows
+        if row.record.uncounted_ops and row.record.graph not in details.layers.get(row.record.student, {})
+    }
+
+
+@dataclass(frozen=True)
+class BudgetRow:
+    row: Row
+    name: str
+    budget: BudgetState
+
+    @property
+    def title(self) -> str:
+        """`latency_ms` as "latency, ms": the unit stands in the last part of the name."""
+        stem, _, unit = self.name.rpartition("_")
+        return f"{stem.replace('_', ' ')}, {unit}" if unit in ("ms", "bytes") and stem else self.name.replace("_", " ")
+
+    def say(self, value: float | None) -> str:
+        if value is None:
+            return words.NOT_MEASURED
+        if self.name.endswith("bytes"):
+            return words.size(value)
+        if self.name.endswith("ms"):
+            return f"{words.milliseconds(value)}{words.NBSP}ms"
+        return words.significant(value)
+
+    @property
+    def used_percent(self) -> float | None:
+        if self.budget.value is None or self.budget.limit <= 0:
+            return None
+        return max(0.0, 100 * self.budget.value / self.budget.limit)
+
+
+def budget_rows(rows: Sequence[Row]) -> list[BudgetRow]:
+    return [BudgetRow(row, name, state) for row in rows for name, state in (row.record.budget or {}).items()]
+
+
+@dataclass(frozen=True)
+class Series:
+    """One training metric of one stage."""
+
+    stage: str
+    metric: str
+    points: list[tuple[float, float]]
+
+    @property
+    def last(self) -> float:
+        return self.points[-1][1]
+
+
+def training_series(lines: Sequence[dict[str, Any]]) -> list[Series]:
+    """Numbers that were logged at two steps or more, by stage and name; text and non-finite numbers are left out."""
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for line in lines:
+        step = line.get("step")
+        if not _is_number(step):
+            continue
+        for name, value in line.items():
+            if name != "step" and _is_number(value):
+                found.setdefault((str(line.get("stage", "")), name), []).append((step, value))
+    return [Series(stage, name, sorted(points)) for (stage, name), points in found.items() if len(points) > 1]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def all_credits(details: Details, with_plots: bool, plotly_version: str | None) -> list[Credit]:
+    """The run's credits and, when it is in the page, the plotting library."""
+    own = Credit(
+        name="plotly.js", version=plotly_version, licence="MIT", url="https://github.com/plotly/plotly.js",
+        note="draws the plots; contained in this page. Copyright Plotly, Inc.",
+    )  # fmt: skip
+    return [*details.credits, *([own] if with_plots else [])]

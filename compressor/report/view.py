@@ -1,0 +1,238 @@
+"""What the page says about the records: rows, one card per student and device, and remarks in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from compressor.report import words
+from compressor.report.details import Details, Teacher, record_key
+from profiles.results import STATUSES, Record, TaskMetric
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record with what the page needs beside it."""
+
+    record: Record
+    notes: list[str]
+
+    @property
+    def artifact(self) -> str:
+        return f"{self.record.runtime} {self.record.precision_requested}"
+
+    @property
+    def got(self) -> str | None:
+        """The precision that came out, where it is not the one that was asked for."""
+        got = self.record.precision
+        return got if got and got != self.record.precision_requested else None
+
+    @property
+    def where(self) -> str:
+        """Which machine ran it, and of what kind that machine is."""
+        ran_on = self.record.ran_on
+        if ran_on is None:
+            return "did not run"
+        if ran_on.kind == "emulator":
+            return f"emulated ({ran_on.name})"
+        if ran_on.kind == "device":
+            return f"on the device ({ran_on.name})"
+        if self.record.device == "host":
+            return f"on this host ({ran_on.name})"
+        return f"on the host ({ran_on.name}), not on the device"
+
+    @property
+    def versus_float(self) -> float | None:
+        metric = self.record.task_metric
+        return None if metric is None or metric.float_value is None else metric.value - metric.float_value
+
+    @property
+    def worse_than_float(self) -> bool:
+        """The float value lies outside the interval of the artifact's, on the better side."""
+        metric = self.record.task_metric
+        if metric is None or metric.float_value is None:
+            return False
+        low, high = metric.ci95
+        return metric.float_value > high if metric.higher_is_better else metric.float_value < low
+
+
+@dataclass(frozen=True)
+class Card:
+    """The headline of one student on one device."""
+
+    student: str
+    device: str
+    device_summary: str | None
+    statuses: list[tuple[str, int]]  # best first
+    rows: list[Row]
+    teacher: Teacher | None
+    best: Row | None
+    best_because: str
+    metric_row: Row | None  # whose task metric the card shows: the best's, else the first that was measured
+
+    @property
+    def metric(self) -> TaskMetric | None:
+        return self.metric_row.record.task_metric if self.metric_row else None
+
+    @property
+    def macs(self) -> float | None:
+        return next((row.record.macs for row in self.rows if row.record.macs is not None), None)
+
+    @property
+    def parameters(self) -> int | None:
+        return next((row.record.parameters for row in self.rows if row.record.parameters is not None), None)
+
+    @property
+    def kept(self) -> str | None:
+        """The metric relative to the teacher's, in words."""
+        metric = self.metric
+        if metric is None or not metric.teacher_value or metric.teacher_value <= 0 or metric.value < 0:
+            return None
+        ratio = metric.value / metric.teacher_value
+        return words.percent(ratio) if metric.higher_is_better else f"{words.significant(ratio, 2)}{words.NBSP}×"
+
+
+def whole_students(records: Sequence[Record]) -> list[Record]:
+    """The records of whole students; those of single graphs only where a student has no record of its own."""
+    whole = {(record.student, record.device) for record in records if record.graph == "*"}
+    return [r for r in records if r.graph == "*" or (r.student, r.device) not in whole]
+
+
+def rows_of(records: Sequence[Record], details: Details) -> list[Row]:
+    return [Row(record, details.notes.get(record_key(record), [])) for record in records]
+
+
+def cards_of(rows: Sequence[Row], details: Details) -> list[Card]:
+    """One card per student and device, in order of first appearance."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.record.student, row.record.device), []).append(row)
+    return [_card(student, device, group, details) for (student, device), group in groups.items()]
+
+
+def _card(student: str, device: str, rows: list[Row], details: Details) -> Card:
+    counts = Counter(row.record.status for row in rows)
+    best, because = _best(rows)
+    measured = [row for row in rows if row.record.task_metric is not None]
+    metric_row = best if best and best.record.task_metric else next(iter(measured), None)
+    return Card(
+        student=student, device=device, device_summary=details.devices.get(device),
+        statuses=[(status, counts[status]) for status in STATUSES if counts[status]], rows=rows,
+        teacher=details.teachers.get(student), best=best, best_because=because, metric_row=metric_row,
+    )  # fmt: skip
+
+
+def _best(rows: Sequence[Row]) -> tuple[Row | None, str]:
+    """The cheapest of the verified, which have all passed parity, accuracy and budget; and why this one."""
+    verified = [row for row in rows if row.record.status == "verified"]
+    timed = [row for row in verified if row.record.latency_ms is not None]
+    if timed:
+        best = min(timed, key=_mean_ms)
+        rivals = [row.artifact for row in timed if row is not best and _intervals_overlap(row, best)]
+        tie = f"; the intervals of {_listed(rivals)} overlap with its own" if rivals else ""
+        return best, f"lowest mean latency of the verified{tie}"
+    counted = [row for row in verified if row.record.cost is not None]
+    if counted and len({row.record.cost.kind for row in counted if row.record.cost}) == 1:
+        return min(counted, key=_cost), "lowest cost of the verified; latency was not measured"
+    sized = [row for row in verified if row.record.artifact_bytes is not None]
+    if sized:
+        return min(sized, key=lambda row: row.record.artifact_bytes or 0), (
+            "smallest file of the verified; latency was not measured"
+        )
+    return (verified[0], "first of the verified; neither latency nor size was measured") if verified else (None, "")
+
+
+def _mean_ms(row: Row) -> float:
+    assert row.record.latency_ms is not None
+    return row.record.latency_ms.mean
+
+
+def _cost(row: Row) -> float:
+    assert row.record.cost is not None
+    return row.record.cost.value
+
+
+def _intervals_overlap(a: Row, b: Row) -> bool:
+    first, second = a.record.latency_ms, b.record.latency_ms
+    assert first is not None and second is not None
+    return first.ci95[0] <= second.ci95[1] and second.ci95[0] <= first.ci95[1]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def findings(rows: Sequence[Row]) -> list[str]:
+    """What a reader of the numbers would be sorry to overlook, one sentence each."""
+    several_students = len({row.record.student for row in rows}) > 1
+    said = []
+    for row in rows:
+        who = f"{row.record.student}, " if several_students else ""
+        place = f"{who}{row.artifact} on {row.record.device}"
+        reference = _float_row(row, rows)
+        sentences = [*_slower(row, reference), *_larger(row, reference), *_less_accurate(row)]
+        said += [f"{place} {sentence}" for sentence in sentences]
+    return said + _about_devices(rows)
+
+
+def _float_row(row: Row, rows: Sequence[Row]) -> Row | None:
+    """The fp32 artifact of the same student, graph, device and runtime, for a row of lower precision."""
+
+    def same(other: Row) -> bool:
+        a, b = row.record, other.record
+        return (a.student, a.graph, a.device, a.runtime, a.batch) == (b.student, b.graph, b.device, b.runtime, b.batch)
+
+    if row.record.precision_requested == "fp32":
+        return None
+    return next((other for other in rows if other.record.precision_requested == "fp32" and same(other)), None)
+
+
+def _slower(row: Row, reference: Row | None) -> list[str]:
+    if reference is None or row.record.latency_ms is None or reference.record.latency_ms is None:
+        return []
+    ours, theirs = row.record.latency_ms, reference.record.latency_ms
+    if ours.mean <= theirs.mean:
+        return []
+    sure = "the intervals overlap" if _intervals_overlap(row, reference) else "the intervals do not overlap"
+    return [
+        f"is slower than fp32: mean {words.milliseconds(ours.mean)} ms against {words.milliseconds(theirs.mean)} ms "
+        f"({sure})."
+    ]
+
+
+def _larger(row: Row, reference: Row | None) -> list[str]:
+    if reference is None or not row.record.artifact_bytes or not reference.record.artifact_bytes:
+        return []
+    if row.record.artifact_bytes < reference.record.artifact_bytes:
+        return []
+    return [
+        f"is no smaller than fp32: {words.size(row.record.artifact_bytes)} against "
+        f"{words.size(reference.record.artifact_bytes)}."
+    ]
+
+
+def _less_accurate(row: Row) -> list[str]:
+    metric, change = row.record.task_metric, row.versus_float
+    if metric is None or change is None or change == 0 or (change > 0) == metric.higher_is_better:
+        return []
+    sure = "outside" if row.worse_than_float else "within"
+    return [
+        f"is less accurate than the float student: {metric.name} {words.score(metric.value)} against "
+        f"{words.score(metric.float_value)} ({words.difference(change)}, {sure} its 95 % interval)."
+    ]
+
+
+def _about_devices(rows: Sequence[Row]) -> list[str]:
+    said = []
+    for device in dict.fromkeys(row.record.device for row in rows):
+        here = [row for row in rows if row.record.device == device]
+        ran = [row for row in here if row.record.ran_on is not None]
+        if ran and not any(row.record.latency_ms for row in ran):
+            machines = _listed(sorted({row.where for row in ran}))
+            said.append(f"No latency for {device}: its artifacts ran {machines}.")
+        if any(row.record.cost and row.record.cost.source == "estimated" for row in here):
+            said.append(f"The cost on {device} is a compiler's estimate, not a measurement.")
+        if any(row.record.parity and row.record.parity.inputs == "synthetic" for row in here):
+            said.append(f"Parity on {device} was checked on random inputs, because the model came without data.")
+    return said

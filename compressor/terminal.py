@@ -1,0 +1,186 @@
+"""Tables on the terminal. Needs nothing beyond the core install."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from compressor.report import words
+from profiles.results import Record, Results
+
+STATUS_STYLES = {
+    "verified": "green",
+    "built": "cyan",
+    "deferred": "cyan",
+    "rejected": "yellow",
+    "failed": "red",
+    "unsupported": "dim",
+}
+
+
+def _table(**options: Any) -> Table:
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0), **options)
+
+
+def _plain(text: str) -> str:
+    """Without no-break spaces: people paste from terminals."""
+    return text.replace(words.NBSP, " ")
+
+
+def _number(text: str) -> Text:
+    text = _plain(text)
+    return Text("-", style="dim") if text == words.NOT_MEASURED else Text(text)
+
+
+def _latency(record: Record) -> Text:
+    if record.latency_ms is None:
+        return _number(words.NOT_MEASURED)
+    return Text(words.milliseconds(record.latency_ms.p50))
+
+
+def _interval_ms(record: Record) -> Text:
+    if record.latency_ms is None:
+        return _number(words.NOT_MEASURED)
+    low, high = record.latency_ms.ci95
+    return Text(f"{words.milliseconds(low)}..{words.milliseconds(high)}")
+
+
+def _metric(record: Record) -> Text:
+    metric = record.task_metric
+    if metric is None:
+        return _number(words.NOT_MEASURED)
+    low, high = metric.ci95
+    return Text(f"{words.score(metric.value)} [{words.score(low)}, {words.score(high)}]")
+
+
+def _versus_float(record: Record) -> Text:
+    metric = record.task_metric
+    if metric is None or metric.float_value is None:
+        return _number(words.NOT_MEASURED)
+    change = metric.value - metric.float_value
+    worse = change < 0 if metric.higher_is_better else change > 0
+    return Text(words.difference(change), style="yellow" if worse else "")
+
+
+def _whole_students(records: Sequence[Record]) -> list[Record]:
+    """The rows of whole students; those of single graphs only where a student has no row of its own."""
+    whole = {(record.student, record.device) for record in records if record.graph == "*"}
+    return [r for r in records if r.graph == "*" or (r.student, r.device) not in whole]
+
+
+def _group_title(student: str, device: str, records: Sequence[Record]) -> Text:
+    """Student, device, and once for the group what all its rows share: the metric's name and the teacher's value."""
+    title = Text.assemble((student, "bold"), " on ", (device, "bold"))
+    metric = next((record.task_metric for record in records if record.task_metric), None)
+    if metric:
+        title.append(f"; {metric.name} on {metric.n} {metric.split} items")
+        if metric.float_value is not None:
+            title.append(f", float {words.score(metric.float_value)}")
+        if metric.teacher_value is not None:
+            title.append(f", teacher {words.score(metric.teacher_value)}")
+    return title
+
+
+def print_table(results: Results, console: Console | None = None) -> None:
+    """One table per student and device: what each artifact costs and what it still knows. Fits 100 columns."""
+    console = console or Console()
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in _whole_students(results.records):
+        groups.setdefault((record.student, record.device), []).append(record)
+    if not groups:
+        console.print("no results")
+    for (student, device), records in groups.items():
+        console.print(_group_title(student, device, records))
+        console.print(_artifact_table(records))
+
+
+def _artifact_table(records: Sequence[Record]) -> Table:
+    table = _table()
+    several_graphs = any(record.graph != "*" for record in records)
+    if several_graphs:
+        table.add_column("graph", overflow="fold")
+    table.add_column("artifact", overflow="fold")
+    table.add_column("status", no_wrap=True)
+    for name in ("bytes", "MACs", "p50 ms", "mean 95 %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("metric [95 %]", justify="right", no_wrap=True)
+    table.add_column("vs float", justify="right", no_wrap=True)
+    table.add_column("reason", overflow="fold", ratio=1, min_width=12)
+    for record in records:
+        artifact = f"{record.runtime} {record.precision_requested}"
+        if record.precision and record.precision != record.precision_requested:
+            artifact += f" (got {record.precision})"
+        cells: list[Text] = [Text(record.graph)] if several_graphs else []
+        cells += [
+            Text(artifact),
+            Text(record.status, style=STATUS_STYLES[record.status]),
+            _number(words.size(record.artifact_bytes)),
+            _number(words.count(record.macs)),
+            _latency(record),
+            _interval_ms(record),
+            _metric(record),
+            _versus_float(record),
+            Text(record.reason or ""),
+        ]
+        table.add_row(*cells)
+    return table
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], empty: str = "nothing", console: Console | None = None) -> None:
+    """Rows of named values, one column per name in order of first appearance; `empty` is said when there are none."""
+    console = console or Console()
+    if not rows:
+        console.print(Text(empty))
+        return
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    numeric = {name for name in names if all(isinstance(row.get(name), int | float | None) for row in rows)}
+    table = _table()
+    for name in names:
+        table.add_column(Text(name), justify="right" if name in numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(name)) for name in names))
+    console.print(table)
+
+
+def _cell(value: Any) -> Text:
+    if value is None:
+        return Text("-", style="dim")
+    if isinstance(value, bool):
+        return Text("yes" if value else "no")
+    if isinstance(value, float):
+        return Text(_plain(words.significant(value, 4)))
+    if isinstance(value, list | tuple):
+        return Text(", ".join(str(item) for item in value))
+    return Text(str(value))
+
+
+def print_costs(costs: Mapping[str, Any], console: Console | None = None) -> None:
+    """Per graph: its layers with MACs, parameters and activation bytes, the sums, and what was not counted.
+
+    `costs` maps a graph's name to a `profiles.flops.Costs`.
+    """
+    console = console or Console()
+    for name, graph_costs in costs.items():
+        console.print(Text(name, style="bold"))
+        table = _table(show_footer=True)
+        table.add_column("layer", "all", overflow="fold", ratio=1)
+        table.add_column("operator", no_wrap=True)
+        table.add_column("output", no_wrap=True)
+        totals = (graph_costs.macs, graph_costs.parameters)
+        for title, total in zip(("MACs", "parameters"), totals, strict=True):
+            table.add_column(title, _plain(words.count(total)), justify="right", no_wrap=True)
+        activations = _plain(words.size(graph_costs.activation_bytes))
+        table.add_column("activations", activations, justify="right", no_wrap=True)
+        for layer in graph_costs.layers:
+            table.add_row(
+                Text(layer.name), layer.op, words.shape(layer.output_shape), _number(words.count(layer.macs)),
+                _number(words.count(layer.parameters)), _number(words.size(layer.activation_bytes)),
+            )  # fmt: skip
+        console.print(table)
+        uncounted = ", ".join(f"{op} x {times}" for op, times in graph_costs.uncounted.items())
+        console.print(Text(f"not counted: {uncounted}" if uncounted else "every operator was counted"))
