@@ -74,7 +74,7 @@ def test_distance_of_a_point_to_itself_has_a_finite_gradient() -> None:
     point = torch.ones(2, 3, requires_grad=True)
     distance = relational.pairwise_distance(point, torch.ones(2, 3))
     distance.sum().backward()
-    assert torch.equal(distance, torch.zeros(2)) and torch.equal(point.grad, torch.zeros(2, 3))
+    assert distance.abs().max() < 1e-7 and torch.equal(point.grad, torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -94,7 +94,7 @@ def test_info_nce_against_a_loop(symmetric: bool) -> None:
 
 def test_info_nce_of_identical_keys_is_log_of_their_number() -> None:
     key = rows(1, 4, 1).expand(9, 4)
-    assert contrastive.info_nce(rows(9, 4, 2), key).item() == pytest.approx(math.log(9))
+    assert contrastive.info_nce(rows(9, 4, 2), key, symmetric=False).item() == pytest.approx(math.log(9))
 
 
 def test_info_nce_refuses_a_symmetric_loss_with_more_keys_than_queries() -> None:
