@@ -1,0 +1,165 @@
+"""OpenMoji's line drawings with the pictures that Noto, Twemoji and OpenMoji itself have of the same concept.
+
+1,644 concepts have all three (without skin tones, flags and OpenMoji's extras). A pair's photos are in the order of
+VENDORS. OpenMoji's colour version is aligned with the line drawing pixel by pixel, so it is for training only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressor.data.concepts import concept_keys, equal_folds, group_by_keys
+from compressor.data.packages import Package, read_members
+from compressor.data.pairs import write_pairs
+from compressor.data.source import Progress, Source
+from compressor.data.svg import parse_svg, render_svg
+
+PHOTO_PX = 112
+BLACK, COLOR = "package/black/svg/{}.svg", "package/color/svg/{}.svg"
+VENDORS = ("noto", "twemoji", "openmoji")
+PACKAGES = {
+    "openmoji": Package(
+        client="npm",
+        name="openmoji",
+        version="17.0.0",
+        sha256="55ee7d13485dec86e9f38c1f3a645a13382d33ff97c0cd845ee824b0aef45e68",
+        licence="CC-BY-SA-4.0",
+        url="https://openmoji.org",
+        note="All emojis designed by OpenMoji, the open-source emoji and icon project",
+    ),
+    "noto": Package(
+        client="npm",
+        name="@iconify-json/noto",
+        version="1.2.9",
+        sha256="3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad",
+        licence="Apache-2.0",
+        url="https://github.com/googlefonts/noto-emoji",
+        note="Noto Emoji, Google",
+    ),
+    "twemoji": Package(
+        client="npm",
+        name="@iconify-json/twemoji",
+        version="1.2.5",
+        sha256="19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7",
+        licence="CC-BY-4.0",
+        url="https://github.com/jdecked/twemoji",
+        note="Twemoji, Twitter and contributors",
+    ),
+}
+
+
+class IconSet:
+    """An Iconify package: SVG bodies by icon name, icon names by code points."""
+
+    def __init__(self, members: Mapping[str, bytes]) -> None:
+        content = json.loads(members["package/icons.json"])
+        self.icons: dict[str, dict[str, Any]] = content["icons"]
+        self.aliases: dict[str, dict[str, Any]] = content.get("aliases", {})
+        self.size: dict[str, float] = {key: content.get(key, 16) for key in ("width", "height")}
+        self.names: dict[str, str] = json.loads(members["package/chars.json"])
+
+    def svg(self, hexcode: str) -> str | None:
+        """The icon of an emoji sequence, or None. The packages leave presentation selectors (FE0F) out."""
+        codes = hexcode.lower().split("-")
+        name = self.names.get("-".join(codes)) or self.names.get("-".join(code for code in codes if code != "fe0f"))
+        if name is None:
+            return None
+        while name in self.aliases:
+            alias = self.aliases[name]
+            if set(alias) - {"parent", "hidden"}:
+                raise ValueError(f"icon {name}: aliases that transform their parent are not read")
+            name = alias["parent"]
+        icon = self.icons[name]
+        left, top = icon.get("left", 0), icon.get("top", 0)
+        width, height = (icon.get(key, default) for key, default in self.size.items())
+        names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        return f'<svg {names} viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
+
+
+def build(directory: Path, archives: Mapping[str, Path], progress: Progress) -> dict[str, Any]:
+    members = {key: read_members(archives[package.name], _is_needed) for key, package in PACKAGES.items()}
+    icon_sets = {key: IconSet(members[key]) for key in ("noto", "twemoji")}
+    drawings = {path: text.decode() for path, text in members["openmoji"].items() if path.endswith(".svg")}
+    paired, unpaired = arrange(json.loads(members["openmoji"]["package/data/openmoji.json"]), drawings, icon_sets)
+    sketches = []
+    for number, item in enumerate([*paired, *unpaired]):
+        sketches.append(parse_svg(drawings[BLACK.format(item["hexcode"])]))
+        progress("strokes", number + 1, len(paired) + len(unpaired))
+    # A drawing that is light paint only has no ink: it is no sketch of anything.
+    blank = {number for number, sketch in enumerate(sketches) if not len(sketch)}
+    paired_count = len(paired) - sum(number < len(paired) for number in blank)
+    items = [item for number, item in enumerate([*paired, *unpaired]) if number not in blank]
+    photos = []
+    for number, item in enumerate(items[:paired_count]):
+        pictures = [icon_sets[key].svg(item["hexcode"]) for key in ("noto", "twemoji")]
+        pictures.append(drawings[COLOR.format(item["hexcode"])])
+        photos.append(np.stack([render_svg(str(picture), PHOTO_PX) for picture in pictures]))
+        progress("photos", number + 1, paired_count)
+    write_pairs(directory, items, [sketch for sketch in sketches if len(sketch)], photos)
+    return {"vendors": list(VENDORS), "pairs": paired_count, "drawings": len(items) - paired_count, "blank": len(blank)}
+
+
+def arrange(
+    entries: Sequence[Mapping[str, Any]], drawings: Mapping[str, str], icon_sets: Mapping[str, IconSet]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The items with all three pictures, and of the rest those whose lines no other item has.
+
+    Emoji that share their lines (all skin tones do, coloured hearts, flags) are one concept. An unpaired drawing has
+    the fold of its paired variants, or -1.
+    """
+    lines = [_lines(drawings[BLACK.format(entry["hexcode"])]) for entry in entries]
+    keys = [
+        [*concept_keys(entry["hexcode"], entry["annotation"]), ("lines", own)]
+        for entry, own in zip(entries, lines, strict=True)
+    ]
+    concepts = [str(entries[first]["hexcode"]) for first in group_by_keys(keys)]
+    is_paired = [
+        not entry["skintone"]
+        and entry["group"] != "flags"
+        and not entry["group"].startswith("extras-")
+        and all(icon_set.svg(entry["hexcode"]) for icon_set in icon_sets.values())
+        for entry in entries
+    ]
+    paired_numbers = [number for number, chosen in enumerate(is_paired) if chosen]
+    fold_numbers = equal_folds([concepts[number] for number in paired_numbers])
+    folds = {concepts[number]: int(fold) for number, fold in zip(paired_numbers, fold_numbers, strict=True)}
+    seen = {lines[number] for number in paired_numbers}
+    new_numbers = []
+    for number, own in enumerate(lines):
+        if own not in seen:
+            seen.add(own)
+            new_numbers.append(number)
+
+    def item(number: int) -> dict[str, Any]:
+        entry, concept = entries[number], concepts[number]
+        facts = {"hexcode": entry["hexcode"], "label": entry["annotation"], "group": entry["group"]}
+        return {**facts, "subgroup": entry["subgroups"], "concept": concept, "fold": folds.get(concept, -1)}
+
+    return [item(number) for number in paired_numbers], [item(number) for number in new_numbers]
+
+
+def _is_needed(path: str) -> bool:
+    return path.startswith(("package/black/svg/", "package/color/svg/")) or path in (
+        "package/data/openmoji.json",
+        "package/icons.json",
+        "package/chars.json",
+    )
+
+
+def _lines(svg: str) -> str:
+    """A drawing's text without what draws nothing: ids, and how it is spaced."""
+    return " ".join(re.sub(r'\bid="[^"]*"', "", svg).split())
+
+
+source = Source(
+    name="openmoji",
+    summary="line drawings of 1,644 emoji concepts with their Noto, Twemoji and OpenMoji pictures",
+    packages=tuple(PACKAGES.values()),
+    build=build,
+)

@@ -1,0 +1,133 @@
+"""PairDataset: sketches and photos of the same things, whatever they came from, memory-mapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressor.data.concepts import carve
+from compressor.data.sketch import FIELDS, Sketch, pack_sketches, unpack_sketch
+from compressor.data.source import read_manifest
+from profiles.errors import RequestError
+from profiles.storage import read_json, write_json
+
+ITEMS = "items.json"
+PHOTOS = "photos.npy"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of pairs, int64, ascending. No concept is in two parts."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+class PairDataset:
+    """`len(pairs)` sketch-photo pairs, and `drawings`: sketches without a photo.
+
+    A pair's `concept` is shared with its variants; splits are by concept. Arrays stay on disk until they are read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = read_manifest(path)
+        entries: list[dict[str, Any]] = read_json(path / ITEMS)
+        self._arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in FIELDS}
+        self._photos = np.load(path / PHOTOS, mmap_mode="r")
+        self.items = entries[: len(self._photos)]
+        self._unpaired = entries[len(self._photos) :]
+        self.vendors: tuple[str, ...] = tuple(self.manifest["vendors"])
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over everything that is stored; caches of teacher outputs are keyed by it."""
+        return str(self.manifest["hash"])
+
+    @property
+    def credits(self) -> list[dict[str, str]]:
+        """Name, version, licence, url and note of every package that the pictures come from."""
+        fields = ("name", "version", "licence", "url", "note")
+        return [{field: package[field] for field in fields} for package in self.manifest["packages"]]
+
+    @property
+    def photo_px(self) -> int:
+        return int(self._photos.shape[2])
+
+    def sketch(self, index: int) -> Sketch:
+        return unpack_sketch(self._arrays, range(len(self))[index], prefix="")
+
+    def photos(self, index: int | np.ndarray | Sequence[int]) -> np.ndarray:
+        """(vendors, photo_px, photo_px, 3) uint8 RGB; with several indices (n, vendors, ...)."""
+        return self._photos[index]
+
+    def label(self, index: int) -> str:
+        return str(self.items[index]["label"])
+
+    def concept(self, index: int) -> str:
+        return str(self.items[index]["concept"])
+
+    def fold(self, index: int) -> int:
+        return int(self.items[index]["fold"])
+
+    def split(self, fold: int, validation_share: float = 0.125) -> Split:
+        """Test: the pairs of `fold`. Validation: `validation_share` of the others, carved out by concept."""
+        folds = np.array([item["fold"] for item in self.items])
+        if not 0 <= fold <= folds.max():
+            raise RequestError(f"fold {fold}: {self.name} has the folds 0 to {folds.max()}")
+        if not 0 <= validation_share < 1:
+            raise RequestError(f"validation_share {validation_share}: it must be at least 0 and less than 1")
+        rest = np.flatnonzero(folds != fold)
+        concepts = [self.concept(int(index)) for index in rest]
+        held = carve(concepts, round(validation_share * len(rest)), salt=f"validation of fold {fold}")
+        is_held = np.array([concept in held for concept in concepts], bool)
+        return Split(train=rest[~is_held], validation=rest[is_held], test=np.flatnonzero(folds == fold))
+
+    def drawings(self, split: Split | None = None) -> list[Sketch]:
+        """Sketches without a photo. With a split: those whose concept is neither in validation nor in test."""
+        closed: set[str] = set()
+        if split is not None:
+            closed = {self.concept(int(index)) for index in np.concatenate([split.validation, split.test])}
+        first = len(self)
+        return [
+            unpack_sketch(self._arrays, first + offset, prefix="")
+            for offset, item in enumerate(self._unpaired)
+            if item["concept"] not in closed
+        ]
+
+
+def write_pairs(
+    directory: Path, items: Sequence[Mapping[str, Any]], sketches: Sequence[Sketch], photos: Iterable[np.ndarray]
+) -> None:
+    """Store a data set into an existing directory (atomic_directory's): `items` and `sketches` of the pairs first,
+    then of the drawings without a photo; `photos` one (vendors, H, H, 3) uint8 array per pair."""
+    write_json(directory / ITEMS, list(items))
+    for name, array in pack_sketches(sketches, prefix="").items():
+        np.save(directory / f"{name}.npy", array, allow_pickle=False)
+    np.save(directory / PHOTOS, np.stack(list(photos)), allow_pickle=False)
+
+
+def load_pairs(where: str | Path, photo_px: int = 112) -> PairDataset:
+    """A source's name (fetched when it is not there yet), or a folder of the user's own pairs (see folder.py)."""
+    from compressor.data import fetch, sources
+
+    if str(where) in {source.name for source in sources()}:
+        path = fetch(str(where))
+        if not (path / PHOTOS).is_file():
+            raise RequestError(f"{where}: this source has no sketch-photo pairs")
+        return PairDataset(path)
+    from compressor.data.folder import fetch_folder
+
+    return PairDataset(fetch_folder(Path(where), photo_px))
