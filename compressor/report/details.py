@@ -71,6 +71,7 @@ class Details(_Strict):
     training: dict[str, list[dict[str, Any]]] = {}
     devices: dict[str, str] = {}  # device -> its profile's summary
     notes: dict[str, list[str]] = {}  # same keys as latency_samples_ms: what the runtime did that a reader should know
+    extra_metrics: dict[str, dict[str, float]] = {}  # same keys; further metrics by name, e.g. acc@5
     remarks: list[str] = []  # on the whole run, e.g. that weights are random
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
@@ -92,7 +93,7 @@ def record_key(record: Record) -> str:
 def load_details(path: Path) -> Details:
     """Read a details.json; an empty Details if there is no such file. Raises RequestError if it is not as above."""
     if not path.exists():
-        return Details()
+        return Details(schema=1)
     try:
         return Details.model_validate(read_json(path))
     except ValidationError as error:

@@ -208,7 +208,8 @@ def _point(row: Row, x: float, cost: float, axis: CostAxis, encoding: Encoding) 
         },
         hovertemplate=(
             f"{student}<b>{_label(row.artifact)}</b> ({row.record.status})<br>{say(cost)}<br>"
-            f"{_label(metric.name)} {words.score(metric.value)} [{words.score(low)}, {words.score(high)}]<extra></extra>"
+            f"{_label(metric.name)} {words.score(metric.value)} [{words.score(low)}, {words.score(high)}]"
+            "<extra></extra>"
         ),
     )  # fmt: skip
 

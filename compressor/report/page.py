@@ -50,7 +50,8 @@ def render(inputs: Inputs) -> str:
         inputs=inputs, details=inputs.details, rows=rows, whole=whole, cards=cards, plots=plots,
         findings=findings(whole), layer_tables=layer_tables(inputs.details, rows),
         uncounted=uncounted_without_layers(inputs.details, rows), budgets=budget_rows(rows),
-        examples=shown_examples(inputs.details.examples), credits=all_credits(inputs.details, library is not None, version),
+        examples=shown_examples(inputs.details.examples),
+        credits=all_credits(inputs.details, library is not None, version),
         figures=data, plotly=library, nonce=hashlib.sha256(data.encode()).hexdigest()[:32],
         several_students=len({row.record.student for row in rows}) > 1,
         several_devices=len({row.record.device for row in rows}) > 1,
@@ -58,7 +59,7 @@ def render(inputs: Inputs) -> str:
 
 
 class _Plots:
-    """The figures by the id of their place in the page; `figures[id]` maps a choice of axis ("" for none) to a figure."""
+    """The figures by the id of their place in the page; `figures[id]` maps a choice of axis ("": none) to a figure."""
 
     def __init__(self, inputs: Inputs, cards: Sequence[Card], whole: Sequence[Row]) -> None:
         self.figures: dict[str, dict[str, Any]] = {}
@@ -74,7 +75,7 @@ class _Plots:
         for card in cards:
             if card.metric:
                 groups.setdefault((card.device, card.metric.name), []).append(card)
-        places = []
+        places: list[dict[str, Any]] = []
         for (device, metric), group in groups.items():
             drawn = {axis.key: figures.tradeoff(group, axis, self.encoding) for axis in self.axes}
             place = f"tradeoff-{len(places)}"
@@ -83,7 +84,7 @@ class _Plots:
         return places if self.axes else []
 
     def _latencies(self, inputs: Inputs, whole: Sequence[Row]) -> list[dict[str, Any]]:
-        places = []
+        places: list[dict[str, Any]] = []
         for device in dict.fromkeys(row.record.device for row in whole):
             here = [row for row in whole if row.record.device == device]
             figure = figures.distributions(here, inputs.details.latency_samples_ms, self.encoding)

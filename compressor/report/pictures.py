@@ -7,6 +7,7 @@ import binascii
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from compressor.report.details import Answer, Example
 from profiles.errors import RequestError, require
@@ -40,6 +41,15 @@ class ShownExample:
     @property
     def found(self) -> bool:
         return any(answer.correct for answer in self.answers)
+
+
+def encode_png(image: Any) -> str:
+    """A picture (height, width) or (height, width, 1, 3 or 4) uint8 as base64 of a PNG, for details.json."""
+    image_module = require("PIL.Image", "report")
+    pixels = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    file = io.BytesIO()
+    image_module.fromarray(pixels).save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def shown_examples(examples: Mapping[str, Sequence[Example]]) -> dict[str, list[ShownExample]]:

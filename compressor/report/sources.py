@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from compressor.report.details import Details, load_details
@@ -40,8 +40,8 @@ def _when(run: Run) -> datetime:
     try:
         date = datetime.fromisoformat(run.date)
     except ValueError:
-        return datetime.min.replace(tzinfo=timezone.utc)
-    return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
+        return datetime.min.replace(tzinfo=UTC)
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def read_inputs(paths: Sequence[Path]) -> Inputs:
@@ -54,11 +54,9 @@ def read_inputs(paths: Sequence[Path]) -> Inputs:
     loaded = [(path, Results.load(path)) for path in map(Path, paths)]
     kept: dict[tuple[str, ...], list[Record]] = {}
     superseded: list[Record] = []
-    details = Details()
+    details = Details(schema=1)
     for path, results in sorted(loaded, key=lambda item: _when(item[1].run)):
-        newer: dict[
-            tuple[str, ...], list[Record]
-        ] = {}  # a list: one file may measure an artifact at several batch sizes
+        newer: dict[tuple[str, ...], list[Record]] = {}  # lists: an artifact may stand at several batch sizes
         for record in results.records:
             newer.setdefault(_identity(record), []).append(record)
         for identity in newer:

@@ -99,17 +99,17 @@ def training_series(lines: Sequence[dict[str, Any]]) -> list[Series]:
     """Numbers that were logged at two steps or more, by stage and name; text and non-finite numbers are left out."""
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for line in lines:
-        step = line.get("step")
-        if not _is_number(step):
-            continue
+        step = _number(line.get("step"))
         for name, value in line.items():
-            if name != "step" and _is_number(value):
-                found.setdefault((str(line.get("stage", "")), name), []).append((step, value))
+            y = _number(value)
+            if step is not None and y is not None and name != "step":
+                found.setdefault((str(line.get("stage", "")), name), []).append((step, y))
     return [Series(stage, name, sorted(points)) for (stage, name), points in found.items() if len(points) > 1]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
 
 
 def all_credits(details: Details, with_plots: bool, plotly_version: str | None) -> list[Credit]:

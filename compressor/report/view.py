@@ -112,7 +112,7 @@ def cards_of(rows: Sequence[Row], details: Details) -> list[Card]:
 
 
 def _card(student: str, device: str, rows: list[Row], details: Details) -> Card:
-    counts = Counter(row.record.status for row in rows)
+    counts: Counter[str] = Counter(row.record.status for row in rows)
     best, because = _best(rows)
     measured = [row for row in rows if row.record.task_metric is not None]
     metric_row = best if best and best.record.task_metric else next(iter(measured), None)
