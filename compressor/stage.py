@@ -19,14 +19,28 @@ if TYPE_CHECKING:
 
 @dataclass
 class OptimizerSpec:
-    """An optimiser and its scheduler, which is stepped once per optimiser step."""
+    """An optimiser, its scheduler (stepped once per optimiser step), and the largest L2 norm of its gradients.
+
+    `clip_norm` None means the recipe's `train.clip_norm`.
+    """
 
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+    clip_norm: float | None = None
 
 
 class Stage:
-    """One phase of training. The default `run` is the loop of `Trainer.fit`; a stage may override it."""
+    """One phase of training. The default `run` is the loop of `Trainer.fit`; a stage may override it.
+
+    Order of calls, in every process. A new stage: `modules`, `optimizers`, `start`, then the steps. A resumed one:
+    `load_state_dict`, `modules`, weights are restored, `optimizers`, their state is restored, `start`, the steps that
+    are left. A stage that was already done when the run was resumed: `load_state_dict`, `modules`, weights are
+    restored; it is not run again. So `load_state_dict` may rebuild what `modules` gives (a pruned network), must not
+    rely on `start`, and `start` must not reset what it brought back. What a stage only writes to the cache, later
+    stages read from the cache.
+
+    With several processes, `loss` is averaged over them by its gradients, and `train.Context.gather` joins tensors.
+    """
 
     name: str
     steps: int = 0
@@ -39,10 +53,18 @@ class Stage:
         return []
 
     def start(self, context: Context) -> None:
-        """Called before the first step, also after a resume (weights are restored by then)."""
+        """Called before the first step, also after a resume (weights and state are restored by then).
+
+        Modules are on their device and in training mode; freeze batch norm here. `steps` is read after it.
+        """
 
     def batch(self, step: int, rng: np.random.Generator) -> Any:
-        """The batch of one step: a pure function of `step` and `rng`, so that a resumed run sees the same data."""
+        """The batch of one step: a pure function of `step` and `rng`, so that a resumed run sees the same data.
+
+        `rng` is seeded from the recipe's seed, the stage's name, the step and the process. Called in a thread, ahead of
+        its step: it must use no other generator and read nothing that training changes. Tensors in it (also inside
+        dicts, lists and tuples) are moved to the device.
+        """
         raise NotImplementedError
 
     def loss(self, modules: Mapping[str, nn.Module], batch: Any) -> dict[str, Tensor]:
@@ -50,21 +72,28 @@ class Stage:
         raise NotImplementedError
 
     def after_step(self, step: int) -> None:
-        """Called after every optimiser step: EMA, queues, baselines."""
+        """Called after every optimiser step (`step` counts from 0): EMA, queues, baselines."""
 
     def validate(self, context: Context) -> dict[str, float]:
-        """Metrics on the validation part. Called every `train.validate_every` steps and at the end."""
+        """Metrics on the validation part. Called every `train.validate_every` steps and at the end, in every process.
+
+        The stage's modules are in evaluation mode and nothing records gradients.
+        """
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the stage's own, beside its modules: nested dicts of tensors and numbers."""
+        """State of the stage's own, beside its modules: nested dicts and lists of tensors, numbers, strings, None."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
 
     def run(self, trainer: Trainer) -> None:
-        """The whole stage. Override for work that is not a loop over a loss."""
+        """The whole stage. Override for work that is not a loop over a loss; `trainer.context` has what it needs.
+
+        It may call `trainer.fit` with stages of its own (their names must differ from all others); those resume by
+        their own checkpoints. A stage that does not call `fit` starts from its beginning when the run is resumed.
+        """
         trainer.fit(self)
 
 
