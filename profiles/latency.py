@@ -233,7 +233,7 @@ def _time_ns(fn: Fn) -> int:
 
 
 def _warm_up(fn: Fn, calls: int, max_seconds: float) -> tuple[int, bool]:
-    """Call `fn` until the median of a window is within 2 % of the one before. Gives the calls, and whether it settled."""
+    """Call `fn` until the median of a window is within 2 % of the one before. Gives the calls, and if it settled."""
     deadline = time.perf_counter() + max_seconds
     done = 0
     while done < calls and (done < 1 or time.perf_counter() < deadline):
