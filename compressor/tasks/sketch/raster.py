@@ -60,12 +60,12 @@ def draw_reference(
     scaled = points.astype(np.float64) * size
     lines = np.flatnonzero(filled == 0)
     if len(lines):
-        segments = [_segments(scaled, offsets, stroke, closed=False) for stroke in lines]
+        segments = [_segments(scaled, offsets, stroke, closed=False) for stroke in lines.tolist()]
         half_widths = np.maximum(widths[lines].astype(np.float64) * size, minimum_width_px) / 2
         half_width = np.repeat(half_widths, [len(own) for own in segments])
         _draw_lines(np.concatenate(segments), half_width, canvas)
     for strokes in filled_shapes(filled):
-        edges = [_segments(scaled, offsets, stroke, closed=True) for stroke in strokes]
+        edges = [_segments(scaled, offsets, stroke, closed=True) for stroke in strokes.tolist()]
         _fill(np.concatenate(edges), canvas)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 
 @numba.njit(nogil=True, cache=True)
-def draw(points, offsets, widths, filled, minimum_width_px, canvas):  # type: ignore[no-untyped-def]
+def draw(points, offsets, widths, filled, minimum_width_px, canvas):
     """See raster.draw_reference."""
     size = canvas.shape[0]
     most = 0
@@ -31,14 +31,14 @@ def draw(points, offsets, widths, filled, minimum_width_px, canvas):  # type: ig
 
 
 @numba.njit(nogil=True, cache=True)
-def _bounds(a, b, reach, size):  # type: ignore[no-untyped-def]
+def _bounds(a, b, reach, size):
     low = min(max(math.floor(min(a, b) - reach), 0), size)
     high = min(max(math.ceil(max(a, b) + reach), 0), size)
     return int(low), int(high)
 
 
 @numba.njit(nogil=True, cache=True)
-def _distance(px, py, dx, dy, squared):  # type: ignore[no-untyped-def]
+def _distance(px, py, dx, dy, squared):
     along = 0.0
     if squared > 0:
         along = min(max((px * dx + py * dy) / squared, 0.0), 1.0)
@@ -46,7 +46,7 @@ def _distance(px, py, dx, dy, squared):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _line(points, i, j, half, size, canvas):  # type: ignore[no-untyped-def]
+def _line(points, i, j, half, size, canvas):
     x0, y0 = float(points[i, 0]) * size, float(points[i, 1]) * size
     x1, y1 = float(points[j, 0]) * size, float(points[j, 1]) * size
     left, right = _bounds(x0, x1, half + 0.5, size)
@@ -61,7 +61,7 @@ def _line(points, i, j, half, size, canvas):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True)
-def _fill(points, offsets, filled, shape, size, to_edge, winding, canvas):  # type: ignore[no-untyped-def]
+def _fill(points, offsets, filled, shape, size, to_edge, winding, canvas):
     low_x, high_x, low_y, high_y = np.inf, -np.inf, np.inf, -np.inf
     for stroke in range(len(filled)):
         if filled[stroke] == shape:
@@ -93,7 +93,7 @@ def _fill(points, offsets, filled, shape, size, to_edge, winding, canvas):  # ty
 
 
 @numba.njit(nogil=True, cache=True)
-def _edge(points, i, j, size, to_edge, winding):  # type: ignore[no-untyped-def]
+def _edge(points, i, j, size, to_edge, winding):
     x0, y0 = float(points[i, 0]) * size, float(points[i, 1]) * size
     x1, y1 = float(points[j, 0]) * size, float(points[j, 1]) * size
     left, right = _bounds(x0, x1, 0.5, size)
