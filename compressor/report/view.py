@@ -17,6 +17,7 @@ class Row:
 
     record: Record
     notes: list[str]
+    extra: dict[str, float]  # further metrics by name
 
     @property
     def artifact(self) -> str:
@@ -100,7 +101,11 @@ def whole_students(records: Sequence[Record]) -> list[Record]:
 
 
 def rows_of(records: Sequence[Record], details: Details) -> list[Row]:
-    return [Row(record, details.notes.get(record_key(record), [])) for record in records]
+    def row(record: Record) -> Row:
+        key = record_key(record)
+        return Row(record, details.notes.get(key, []), details.extra_metrics.get(key, {}))
+
+    return [row(record) for record in records]
 
 
 def cards_of(rows: Sequence[Row], details: Details) -> list[Card]:
