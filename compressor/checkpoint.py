@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from compressor.recipe import canonical_hash
 from profiles.errors import RequestError
@@ -34,7 +35,7 @@ def save_state(path: str | Path, state: Any) -> None:
     What comes back from `load_state` is equal in value, type, dtype and bits; tensors come back on the CPU. Raises
     TypeError, naming the place, for any other type.
     """
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     tree = _encode(state, "state", tensors)
     with atomic_directory(path) as directory:
         _save_tensors(tensors, directory / TENSORS)
@@ -67,7 +68,7 @@ def load_state(path: str | Path) -> Any:
     return _decode(record["tree"], tensors)
 
 
-def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+def _save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     try:
         save_file(dict(tensors), path)
     except SafetensorError as error:  # the writer hides the system's error number in its text
@@ -77,7 +78,7 @@ def _save_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
         raise OSError(int(code[1]), f"{errno.errorcode.get(int(code[1]), 'error')}: cannot write", str(path)) from error
 
 
-def _encode(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
+def _encode(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     """JSON for one value. What JSON cannot say is an object with one key that starts with "$"."""
     if value is None or isinstance(value, bool | str):
         return value
@@ -87,7 +88,7 @@ def _encode(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
         return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
     if isinstance(value, np.generic):
         return _encode(value.item(), place, tensors)
-    if isinstance(value, torch.Tensor | np.ndarray):
+    if isinstance(value, Tensor | np.ndarray):
         return _encode_tensor(value, place, tensors)
     if isinstance(value, list | tuple):
         items = [_encode(item, f"{place}.{index}", tensors) for index, item in enumerate(value)]
@@ -108,7 +109,7 @@ def _encode_key(key: Any, place: str) -> Any:
     raise TypeError(f"{place}: the key {key!r} cannot be stored in a checkpoint")
 
 
-def _encode_tensor(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
+def _encode_tensor(value: Any, place: str, tensors: dict[str, Tensor]) -> dict[str, str]:
     kind = "$array" if isinstance(value, np.ndarray) else "$tensor"
     tensor = torch.from_numpy(np.ascontiguousarray(value)) if kind == "$array" else value.detach()
     if kind == "$array" and value.ndim == 0:  # ascontiguousarray makes it one-dimensional
@@ -118,12 +119,14 @@ def _encode_tensor(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> 
     return {kind: place}
 
 
-def _decode(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(tree, list):
         return [_decode(item, tensors) for item in tree]
     if not isinstance(tree, dict):
         return tree
     kind, content = next(iter(tree.items())) if len(tree) == 1 else ("", None)
+    if content is None or not kind.startswith("$"):
+        return {key: _decode(item, tensors) for key, item in tree.items()}
     if kind == "$tensor":
         return tensors[content]
     if kind == "$array":
@@ -132,10 +135,8 @@ def _decode(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
         return float(content)
     if kind == "$tuple":
         return tuple(_decode(item, tensors) for item in content)
-    if kind in ("$map", "$counter"):
-        pairs = {key: _decode(item, tensors) for key, item in content}
-        return Counter(pairs) if kind == "$counter" else pairs
-    return {key: _decode(item, tensors) for key, item in tree.items()}
+    pairs = {key: _decode(item, tensors) for key, item in content}
+    return Counter(pairs) if kind == "$counter" else pairs
 
 
 class Checkpoints:
@@ -200,3 +201,30 @@ class Checkpoints:
             shutil.rmtree(doomed, ignore_errors=True)
             path.rename(doomed)
             shutil.rmtree(doomed)
+
+
+# --- modules ---
+
+
+def load_modules(modules: Mapping[str, nn.Module], states: Mapping[str, Any], where: Path) -> None:
+    """Strictly: every name and shape must fit. Raises RequestError, one line, where one does not."""
+    if modules.keys() != states.keys():
+        raise RequestError(f"{where}: has the modules {sorted(states)}, the stage trains {sorted(modules)}")
+    for name, module in modules.items():
+        try:
+            module.load_state_dict(states[name])
+        except RuntimeError as error:
+            line = " ".join(str(error).split())[:200]
+            raise RequestError(f"{where}: does not fit module {name} ({line}); start again in another --out") from None
+
+
+def module_buffers(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Tensor]]:
+    return {name: dict(module.named_buffers()) for name, module in modules.items()}
+
+
+def load_buffers(modules: Mapping[str, nn.Module], buffers: Mapping[str, Mapping[str, Tensor]]) -> None:
+    with torch.no_grad():
+        for name, values in buffers.items():
+            own = dict(modules[name].named_buffers())
+            for key, value in values.items():
+                own[key].copy_(value)

@@ -66,11 +66,11 @@ class RecipeConfig(Section):
     summary: str = operational("")
     task: str
     seed: int = Field(0, ge=0, lt=2**63)
-    train: TrainConfig = Field(default_factory=TrainConfig)
+    train: TrainConfig = TrainConfig()  # type: ignore[call-arg]
 
     _task_class: Any = PrivateAttr(default=None)
 
-    def task_class(self) -> type:
+    def task_class(self) -> Any:
         """The class `Task` that this recipe names (imports torch)."""
         return self._task_class or find_task(self.task)
 
@@ -240,7 +240,7 @@ def list_tasks() -> list[str]:
     return sorted(names)
 
 
-def find_task(name: str, where: str = "recipe") -> type:
+def find_task(name: str, where: str = "recipe") -> Any:
     """The class `Task` of that name. Raises RequestError for an unknown name, MissingError if an extra is missing."""
     for package in _task_packages() if name.isidentifier() else []:
         if importlib.util.find_spec(package) is None or importlib.util.find_spec(f"{package}.{name}") is None:
@@ -305,7 +305,7 @@ def _data_path(location: tuple[int | str, ...], data: Any) -> list[int | str]:
 def _known_keys(config: type[BaseModel], path: Sequence[int | str]) -> list[str]:
     models = [config]
     for part in path:
-        fields = [model.model_fields[part] for model in models if part in model.model_fields]  # type: ignore[index]
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
         if fields:
             models = [inner for field in fields for inner in _models_in(field.annotation)]
     return list(dict.fromkeys(name for model in models for name in model.model_fields))

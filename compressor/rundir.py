@@ -111,6 +111,10 @@ class RunDirectory:
         self.record["stages"][name] = dict(facts)
         self.save()
 
+    def lineage(self) -> dict[str, Any]:
+        """What the bundle says about its training."""
+        return {name: self.record[name] for name in ("processes", "threads", "versions", "stages")}
+
     def finish(self) -> None:
         self.record["complete"] = True
         self.save()

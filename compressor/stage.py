@@ -98,7 +98,7 @@ class Stage:
 
 
 class Task:
-    """A method: pairs, teacher, student, stages, metric. One folder in compressor/tasks, with `task.py` and `glue.py`."""
+    """A method: pairs, teacher, student, stages, metric. One folder in compressor/tasks: `task.py`, `glue.py`."""
 
     Config: ClassVar[type[RecipeConfig]]
 
