@@ -6,14 +6,21 @@ A new runtime is one module in this package (or in a package named by an entry p
 
 from __future__ import annotations
 
+import difflib
+import importlib
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from profiles.errors import RequestError
 from targets.graph import Arrays, Graph
+
+GROUP = "edge_compressor.targets"
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,9 @@ class GraphSource:
     graph: Graph
     onnx: Path  # float32
     program: Path | None = None  # torch.export, for targets that start from torch
-    calibration: Mapping[str, np.ndarray] | None = None  # input name -> (samples, ...) real inputs; None: there are none
+    # Input name -> (samples, ...). Calibration: real inputs for int8 ranges. Golden: what overflow is looked for on.
+    calibration: Mapping[str, np.ndarray] | None = None
+    golden: Mapping[str, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -35,12 +44,18 @@ class CompiledGraph:
     float_operators: Mapping[str, int] = field(default_factory=dict)  # operators that stayed float in an int8 file
     quantization: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    problem: str | None = None  # the file exists, but is known to be wrong (e.g. it overflows in half precision)
 
 
 class Session(Protocol):
     """An open compiled graph."""
 
     graph: Graph
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What the runtime says it does: threads, provider, the precision that is executed."""
+        ...
 
     def __call__(self, feeds: Arrays) -> dict[str, np.ndarray]:
         """Run once. `feeds` has every input by name, with a leading batch axis. Returns every output by name."""
@@ -62,12 +77,41 @@ class Target(Protocol):
         """Why this graph cannot be compiled at this precision, known beforehand; None if it can be tried."""
         ...
 
-    def compile(
-        self, source: GraphSource, out: Path, precision: str, options: Mapping[str, Any]
-    ) -> CompiledGraph:
+    def compile(self, source: GraphSource, out: Path, precision: str, options: Mapping[str, Any]) -> CompiledGraph:
         """Write the runtime's files for one graph into the existing directory `out`. Runs in the sandbox."""
         ...
 
     def open(self, graph: Graph, files: tuple[Path, ...], precision: str, options: Mapping[str, Any]) -> Session:
         """Open compiled files. `options` are the device profile's for this runtime, e.g. {"threads": 2}."""
         ...
+
+
+def _discover() -> dict[str, str]:
+    """Name of a runtime -> the module that has its `target`. Importing those modules imports no runtime."""
+    found: dict[str, str] = {}
+    packages = [point.value for point in entry_points(group=GROUP)]
+    for package_name in dict.fromkeys(["targets", *packages]):
+        package = importlib.import_module(package_name)
+        if not hasattr(package, "__path__"):
+            found.setdefault(package.target.name, package_name)
+            continue
+        for module in pkgutil.iter_modules(package.__path__):
+            candidate = importlib.import_module(f"{package_name}.{module.name}")
+            if isinstance(getattr(candidate, "target", None), Target):
+                found.setdefault(candidate.target.name, candidate.__name__)
+    return found
+
+
+def list_targets() -> list[str]:
+    """Names of all runtimes, installed on this machine or not."""
+    return sorted(_discover())
+
+
+def get_target(name: str) -> Target:
+    """The runtime called `name`. Raises RequestError, with the nearest name, if there is none."""
+    found = _discover()
+    if name not in found:
+        near = difflib.get_close_matches(name, found, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(found))}"
+        raise RequestError(f"unknown runtime {name!r}: {hint}")
+    return importlib.import_module(found[name]).target

@@ -1,0 +1,151 @@
+"""The generic glue of a user's own model: one graph, inputs as they are, and a metric on outputs and targets.
+
+Arrays of a split: "inputs/NAME" (n, ...) for every input of the graph, and "targets" (n, ...) or, with several,
+"targets/NAME".
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from profiles.errors import RequestError
+from targets.glue import Evaluation, Example, GraphCall
+from targets.graph import Arrays
+
+CHUNK = 64  # items per call while evaluating: bounds memory, and is one call where the batch is fixed
+
+
+def _first(arrays: Arrays) -> np.ndarray:
+    return next(iter(arrays.values()))
+
+
+def _top(outputs: Arrays, targets: Arrays, k: int) -> np.ndarray:
+    logits, truth = _first(outputs), _first(targets)
+    if logits.ndim != 2 or truth.shape != (len(logits),):
+        raise RequestError(
+            f"metric top{k}: needs an output (n, classes) and targets (n,), got {logits.shape} and {truth.shape}"
+        )
+    # a stable order, so that a model that gives equal scores to everything is not called right
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :k]
+    return (best == truth[:, None]).any(axis=1).astype(np.float64)
+
+
+def top1(outputs: Arrays, targets: Arrays) -> np.ndarray:
+    """1 where the largest of the first output (n, classes) is the target class (n,), else 0."""
+    return _top(outputs, targets, 1)
+
+
+def top5(outputs: Arrays, targets: Arrays) -> np.ndarray:
+    """1 where the target class is among the five largest, else 0."""
+    return _top(outputs, targets, 5)
+
+
+def _difference(outputs: Arrays, targets: Arrays, name: str) -> np.ndarray:
+    found, truth = _first(outputs), _first(targets)
+    if found.shape != truth.shape and found.shape == (*truth.shape, 1):
+        found = found[..., 0]
+    if found.shape != truth.shape:
+        raise RequestError(
+            f"metric {name}: the output is {found.shape}, the targets are {truth.shape}; give equal shapes"
+        )
+    return found.astype(np.float64).reshape(len(found), -1) - truth.reshape(len(truth), -1)
+
+
+def mae(outputs: Arrays, targets: Arrays) -> np.ndarray:
+    """Mean absolute error of the first output, per item."""
+    return np.abs(_difference(outputs, targets, "mae")).mean(axis=1)
+
+
+def mse(outputs: Arrays, targets: Arrays) -> np.ndarray:
+    """Mean squared error of the first output, per item."""
+    return np.square(_difference(outputs, targets, "mse")).mean(axis=1)
+
+
+METRICS: dict[str, tuple[Callable[[Arrays, Arrays], np.ndarray], bool]] = {
+    "top1": (top1, True),
+    "top5": (top5, True),
+    "mae": (mae, False),
+    "mse": (mse, False),
+}
+
+
+def resolve_metric(name: str, search: tuple[str, ...] = ()) -> tuple[Callable[[Arrays, Arrays], np.ndarray], bool]:
+    """(function, higher_is_better) for "top1", "top5", "mae", "mse" or the user's "module:function".
+
+    The user's function takes outputs and targets by name and gives one score per item; its attribute
+    `higher_is_better` (default True) says which way is better. It is looked for in the directories `search` too.
+    Raises RequestError if there is no such metric.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    module_name, colon, function_name = name.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
+        raise RequestError(f"--metric {name!r}: not one of {', '.join(METRICS)} and not module:function")
+    added = [directory for directory in search if directory not in sys.path]
+    sys.path.extend(added)
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise RequestError(f"--metric {name}: {error}") from None
+    finally:
+        for directory in added:
+            sys.path.remove(directory)
+    return function, bool(getattr(function, "higher_is_better", True))
+
+
+class ModelGlue:
+    """One graph whose inputs are the query. Settings: {"graph", "metric" or None, "metric_path": [directories]}."""
+
+    def __init__(self, graphs: Mapping[str, GraphCall], settings: Mapping[str, Any], assets: Path) -> None:
+        self.run = graphs[settings["graph"]]
+        self.metric: str | None = settings.get("metric")
+        self.metric_path = tuple(settings.get("metric_path", ()))
+
+    def __call__(self, query: Arrays) -> dict[str, np.ndarray]:
+        """`query`: every input by name, without a batch axis. Gives every output, without a batch axis."""
+        outputs = self.run({name: np.asarray(value)[None] for name, value in query.items()})
+        return {name: value[0] for name, value in outputs.items()}
+
+    def evaluate(self, arrays: Arrays, limit: int | None = None) -> Evaluation:
+        if self.metric is None:
+            raise RequestError("no metric: give --data with targets and --metric top1|top5|mae|mse|module:function")
+        inputs, targets = self._split(arrays, limit)
+        if not targets:
+            raise RequestError(f"metric {self.metric}: the data has no targets; give them as the array 'targets'")
+        function, higher_is_better = resolve_metric(self.metric, self.metric_path)
+        count = len(_first(inputs))
+        parts = [
+            self.run({name: value[start : start + CHUNK] for name, value in inputs.items()})
+            for start in range(0, count, CHUNK)
+        ]
+        outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        scores = np.asarray(function(outputs, targets), dtype=np.float64)
+        if scores.shape != (count,):
+            raise RequestError(f"metric {self.metric}: gave shape {scores.shape}, needs one score per item: ({count},)")
+        if not np.isfinite(scores).all():
+            raise RequestError(f"metric {self.metric}: gave scores that are not finite")
+        return Evaluation(self.metric, scores, higher_is_better=higher_is_better)
+
+    def queries(self, arrays: Arrays) -> Iterator[dict[str, np.ndarray]]:
+        inputs, _ = self._split(arrays, None)
+        for i in range(len(_first(inputs))):
+            yield {name: value[i] for name, value in inputs.items()}
+
+    def examples(self, arrays: Arrays, count: int) -> list[Example]:
+        return []  # nothing is known about what a user's tensors show
+
+    @staticmethod
+    def _split(arrays: Arrays, limit: int | None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        inputs = {k.removeprefix("inputs/"): v[:limit] for k, v in arrays.items() if k.startswith("inputs/")}
+        targets = {
+            k.removeprefix("targets/"): v[:limit]
+            for k, v in arrays.items()
+            if k == "targets" or k.startswith("targets/")
+        }
+        return inputs, targets

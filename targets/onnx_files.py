@@ -1,0 +1,168 @@
+"""ONNX files on disk: written from an exported program, checked, named, and simplified where that is safe."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from profiles.errors import RequestError, require
+from targets.graph import Graph, TensorSpec
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+INLINE_LIMIT_BYTES = 1_800_000_000  # a protobuf file ends at 2 GiB; larger weights go into a file beside it
+
+
+def export_onnx(program: ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Write a float32 ONNX file whose batch axis is named "batch", and check it (full, with shape inference)."""
+    torch, onnx = require("torch", "train"), require("onnx", "onnx")
+    require("onnxscript", "onnx")
+    with quiet():
+        exported = torch.onnx.export(
+            program, dynamo=True, input_names=list(inputs), output_names=list(outputs), verbose=False
+        )
+    model = exported.model_proto
+    _name_batch_axis(model)
+    # the exporter keeps shapes that it knows from torch; one more inference checks them against the operators
+    model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    save_onnx(model, path)
+
+
+def save_onnx(model: Any, path: Path) -> None:
+    """Write a model, with large weights in a `.data` file beside it, and check what was written."""
+    onnx = require("onnx", "onnx")
+    if model.ByteSize() > INLINE_LIMIT_BYTES:
+        onnx.save(model, path, save_as_external_data=True, location=f"{path.stem}.data", size_threshold=1024)
+    else:
+        onnx.save(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def slim_onnx(path: Path, out: Path) -> str | None:
+    """Write a simplified copy of the file at `path` to `out`; give the reason if that is not possible."""
+    try:
+        import onnxslim
+    except ModuleNotFoundError:
+        return "onnxslim is not installed"
+    onnx = require("onnx", "onnx")
+    before = onnx.load(path)
+    if before.ByteSize() > INLINE_LIMIT_BYTES:
+        return "the file is too large for onnxslim"
+    try:
+        with quiet():
+            after = onnxslim.slim(onnx.load(path))
+        save_onnx(after, out)
+    except Exception as error:  # onnxslim raises whatever its passes raise
+        return f"onnxslim failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if [graph_io(before.graph.input), graph_io(before.graph.output)] != [
+        graph_io(after.graph.input),
+        graph_io(after.graph.output),
+    ]:
+        return "onnxslim changed the inputs or outputs"
+    return None
+
+
+def graph_io(values: Any) -> list[tuple[str, str, tuple[int | str, ...]]]:
+    """(name, numpy dtype, shape) of graph inputs or outputs; an axis without a name or size is "?N"."""
+    onnx = require("onnx", "onnx")
+    found = []
+    for value in values:
+        if not value.type.HasField("tensor_type"):
+            raise RequestError(f"{value.name!r} is a sequence, map or optional value; only tensors can be run")
+        tensor = value.type.tensor_type
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+        shape = tuple(
+            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"?{axis}"
+            for axis, dim in enumerate(tensor.shape.dim)
+        )
+        found.append((value.name, dtype, shape))
+    return found
+
+
+def read_graph(path: Path, name: str) -> Graph:
+    """The inputs and outputs of an ONNX file as a Graph. Initializers that are listed as inputs are left out.
+
+    Raises RequestError if the file is missing, truncated, or lacks its external weights.
+    """
+    model = load_onnx(path, weights=False)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = graph_io(value for value in model.graph.input if value.name not in weights)
+    return Graph(
+        name,
+        tuple(TensorSpec(*item) for item in inputs),
+        tuple(TensorSpec(*item) for item in graph_io(model.graph.output)),
+    )
+
+
+def load_onnx(path: Path, weights: bool = True) -> Any:
+    """Load and check a user's ONNX file. Raises RequestError in one line."""
+    onnx = require("onnx", "onnx")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except FileNotFoundError:
+        raise RequestError(f"{path}: no such file") from None
+    except Exception as error:  # protobuf's decode errors have no common base that is public
+        raise RequestError(f"{path}: not a readable ONNX file ({_line(error)}): it may be truncated") from None
+    if not model.graph.node or not model.opset_import:
+        raise RequestError(f"{path}: not a readable ONNX file (it has no graph): it may be truncated")
+    missing = sorted({where for where in external_files(model) if not (path.parent / where).is_file()})
+    if missing:
+        raise RequestError(f"{path}: its weights are in {missing[0]}, which is not beside it: copy that file too")
+    try:
+        onnx.checker.check_model(str(path))
+        return onnx.load(path) if weights else model
+    except Exception as error:  # as above
+        raise RequestError(f"{path}: not a valid ONNX file ({_line(error)})") from None
+
+
+def external_files(model: Any) -> set[str]:
+    """Names of the files, relative to the model, that hold its external weights."""
+    onnx = require("onnx", "onnx")
+    from onnx.external_data_helper import _get_all_tensors, uses_external_data
+
+    return {
+        entry.value
+        for tensor in _get_all_tensors(model)
+        if uses_external_data(tensor) and tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+
+
+def _name_batch_axis(model: Any) -> None:
+    """Rename the exporter's symbol of the first input's first axis (e.g. "s31") to "batch", wherever it occurs."""
+    symbols = {value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input} - {""}
+    values = [*model.graph.input, *model.graph.output, *model.graph.value_info]
+    for value in values:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(
+                    r"[A-Za-z_]\w*", lambda match: "batch" if match[0] in symbols else match[0], dim.dim_param
+                )
+
+
+def _line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep exporters' chatter from the terminal: loggers below ERROR, warnings, and what they print."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
