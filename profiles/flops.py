@@ -1,23 +1,25 @@
 """What a graph costs: multiply-accumulates, parameters and activation bytes, per layer, and what was not counted.
 
 Convention
-- Counted: multiply-accumulates (MACs) of layers that multiply and add up - convolutions, matrix products, recurrent cells,
-  attention, einsum, cdist. A bias adds nothing. Padding counts as if it were data; a mask does not make attention cheaper;
-  recurrent layers run their full length.
-- Free by convention: elementwise arithmetic and activations, normalisation, pooling, reductions, softmax, resampling, lookups,
-  comparisons, sorting, moving data. profiles/flops_tables.py lists these operators by name.
-- Uncounted: everything else, listed by name and count. A loop or branch that depends on the input is listed with what is
-  inside it. "NAME (unknown shape)" is an operator that is known but whose shapes could not be inferred.
+- Counted: multiply-accumulates (MACs) of layers that multiply and add up - convolutions, matrix products, recurrent
+  cells, attention, einsum, cdist. A bias adds nothing. Padding counts as if it were data; a mask does not make attention
+  cheaper; recurrent layers run their full length.
+- Free by convention: elementwise arithmetic and activations, normalisation, pooling, reductions, softmax, resampling,
+  lookups, comparisons, sorting, moving data. profiles/flops_tables.py lists these operators by name.
+- Uncounted: everything else, listed by name and count. A loop or branch that depends on the input is listed with what
+  is inside it. "NAME (unknown shape)" is an operator that is known but whose shapes could not be inferred.
 - FLOPs are 2 x MACs.
 
-A product followed by a sum that is written as two elementwise operators is free, however large: nobody can tell from the graph.
+A product and a sum written as two elementwise operators are free, however large: the graph does not tell.
 
-Parameters are the trained tensors that the graph uses, each once. In an ONNX file nothing tells a parameter from a constant:
-there, every float or 8-bit (or narrower) tensor of rank >= 1 counts, int32 biases of quantised layers too, scales and
-zero points not. So a folded batch norm has C parameters in an ONNX file and 2 C in its module.
+Parameters are the trained tensors that the graph uses, each once. In an ONNX file nothing tells a parameter from a
+constant: there, every float or 8-bit (or narrower) tensor of rank >= 1 counts, int32 biases of quantised layers too,
+scales and zero points not. A folded batch norm has C parameters in an ONNX file and 2 C in its module, and none if its
+bias is all zero, because the exporter then drops it.
 
-Activation bytes of a layer are those of its output. Views and in-place operators take none. `peak_activation_bytes` is the
-largest sum of tensors that live at the same time, inputs included, in the order of the graph: what a memory planner starts from.
+Activation bytes of a layer are those of its output. Views and in-place operators take none. `peak_activation_bytes` is
+the largest sum of tensors that live at the same time, inputs included, in the order of the graph: what a memory planner
+starts from.
 """
 
 from __future__ import annotations
@@ -64,13 +66,11 @@ class Costs:
         return {**asdict(self), "flops": self.flops}
 
 
-def count_module(
-    module: nn.Module, inputs: Sequence[Any] | Mapping[str, Any] | Any, *, one_item: bool = True
-) -> Costs:
+def count_module(module: nn.Module, inputs: Sequence[Any] | Mapping[str, Any] | Any, *, one_item: bool = True) -> Costs:
     """Count a torch module in eval mode, without running it (its torch.export graph is counted).
 
-    inputs: example tensors, positional (a tensor or a tuple) or by name (a dict). With `one_item`, every tensor is cut to
-    its first item along axis 0, so the count is for a batch of 1; without it the inputs are taken as they are.
+    inputs: example tensors, positional (a tensor or a tuple) or by name (a dict). With `one_item`, every tensor is cut
+    to its first item along axis 0, so the count is for a batch of 1; without it the inputs are taken as they are.
     Raises MissingError without torch, RequestError for a module that torch.export cannot trace.
     """
     from profiles.flops_torch import count_module
@@ -79,7 +79,7 @@ def count_module(
 
 
 def count_program(program: ExportedProgram | str | Path) -> Costs:
-    """Count an exported program, or the `.pt2` file of one. A dynamic batch axis counts as 1, other dynamic axes as traced.
+    """Count an exported program, or the `.pt2` file of one. A dynamic first axis counts as 1, others as traced.
 
     Raises MissingError without torch, RequestError for a file that torch.export cannot load.
     """
@@ -91,9 +91,9 @@ def count_program(program: ExportedProgram | str | Path) -> Costs:
 def count_onnx(path: str | Path, shapes: Mapping[str, Sequence[int] | int] | None = None) -> Costs:
     """Count an ONNX file. Its weights are not read: a file with external data costs no memory.
 
-    shapes: input name -> shape, or name of a dynamic axis -> size. An axis that is dynamic and not given is 1 if it is the
-    first axis of an input or called "batch"; any other is a RequestError that names it.
-    Raises MissingError without onnx, RequestError for a file that is not ONNX and for shapes that do not fit its inputs.
+    shapes: input name -> shape, or name of a dynamic axis -> size. An axis that is dynamic and not given is 1 if it
+    is the first axis of an input or called "batch"; any other is a RequestError that names it.
+    Raises MissingError without onnx, RequestError for a file that is not ONNX and for shapes that do not fit.
     """
     from profiles.flops_onnx import count_onnx
 

@@ -46,7 +46,7 @@ class Ledger:
         output_shape: tuple[int, ...],
         keep: bool = False,
     ) -> None:
-        """One operator. `writes` maps its new tensors to their bytes. Operators that cost nothing at all make no row."""
+        """One operator. `writes` maps its new tensors to their bytes. What costs nothing at all makes no row."""
         self._bytes.update(writes)
         self._steps.append(([self.root(read) for read in reads], list(writes)))
         size = sum(writes.values())

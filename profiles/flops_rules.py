@@ -42,8 +42,8 @@ def attention_macs(query: Shape, key: Shape, value: Shape) -> int:
 def recurrent_macs(steps: int, weights: Iterable[Shape]) -> int:
     """GRU, LSTM, RNN with any number of layers and directions: every matrix is used once per step and item.
 
-    steps: time x batch; weights: shapes of all matrices (biases, of rank 1, are left out). One GRU layer from I to H has
-    matrices (3 H, I) and (3 H, H), an LSTM 4 instead of 3 and, with a projection to P, (4 H, P) and (P, H).
+    steps: time x batch; weights: shapes of all matrices (biases, of rank 1, are left out). One GRU layer from I to H
+    has matrices (3 H, I) and (3 H, H), an LSTM 4 instead of 3 and, with a projection to P, (4 H, P) and (P, H).
     """
     return steps * sum(prod(shape) for shape in weights if len(shape) == 2)
 
@@ -63,7 +63,8 @@ def broadcast(*shapes: Shape) -> tuple[int, ...]:
 def einsum_macs(equation: str, shapes: Sequence[Shape]) -> int:
     """Einstein summation, contracted from left to right in pairs, as torch (without opt_einsum) and ONNX Runtime do.
 
-    A pair costs the product of the sizes of all its axes if it sums over one of them; a product without a sum is elementwise.
+    A pair costs the product of the sizes of all its axes if it sums over one of them; a product without a sum is
+    elementwise.
     An axis that only one operand has and the result does not is summed first, which is free.
 
     >>> einsum_macs("bij,bkj->bik", [(2, 5, 4), (2, 3, 4)])
@@ -83,7 +84,7 @@ def einsum_macs(equation: str, shapes: Sequence[Shape]) -> int:
 
 
 def _parse_einsum(equation: str, shapes: Sequence[Shape]) -> tuple[list[set[str]], set[str], dict[str, int]]:
-    """Axes of every operand and of the result as sets, and their sizes. The axes of "..." are named 0, 1, ... from the right."""
+    """Axes of every operand and of the result, and their sizes. The axes of "..." are named 0, 1, ... from the right."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if len(terms) != len(shapes):
