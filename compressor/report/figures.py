@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ COLOURS = 6  # --series-1 ... --series-6 in the style sheet
 SYMBOLS = {"fp32": "circle", "fp16": "square", "int8": "diamond"}
 DASHES = {"fp32": "solid", "fp16": "dash", "int8": "dot"}
 ECDF_POINTS = 160
+ECDF_END = 0.995  # one straggler would else squeeze everything to the left
 CURVE_POINTS = 240
 
 
@@ -56,11 +58,13 @@ def log_axis(title: str, low: float, high: float, unit: str) -> dict[str, Any]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
-        if len(ticks) <= 5:
+        if len(ticks) <= (6 if unit == "ms" else 5):
             break
     ticks = ticks[:: max(1, math.ceil(len(ticks) / 5))]
-    say = {"count": words.count, "bytes": words.size, "ms": words.milliseconds}[unit]
-    labels = [say(round(tick, 12)) for tick in ticks]
+    say = {"count": words.count, "bytes": words.size, "ms": "{:g}".format}[unit]
+    labels = [
+        re.sub(r"\.0+(?=\D|$)|(?<=\.\d)0+(?=\D|$)", "", say(round(tick, 12))) for tick in ticks
+    ]  # 1.50 M is 1.5 M
     return _axis(title, type="log", range=[math.log10(low), math.log10(high)], tickvals=ticks, ticktext=labels)
 
 
@@ -184,7 +188,7 @@ def _references(cards: Sequence[Card]) -> list[tuple[str, float, str, str]]:
             lines["teacher", value] = ("teacher", value, "dash", "left")
         if card.metric and card.metric.float_value is not None and len(cards) == 1:
             value = card.metric.float_value
-            lines["float", value] = ("float student", value, "dot", "right")
+            lines["float", value] = ("float", value, "dot", "right")
     return list(lines.values())
 
 
@@ -225,10 +229,11 @@ def _teacher_point(teacher: Teacher, cost: float, value: float, axis: CostAxis) 
 
 
 def _quantiles(samples: Sequence[float], points: int) -> tuple[list[float], list[float]]:
-    """The empirical distribution function, at every sample or at evenly spaced ranks, with both ends."""
+    """The empirical distribution function up to `ECDF_END`, at every sample or at evenly spaced ranks."""
     ordered = sorted(samples)
     n = len(ordered)
-    ranks = range(n) if n <= points else sorted({round(i * (n - 1) / (points - 1)) for i in range(points)})
+    end = max(1, math.floor(n * ECDF_END))
+    ranks = range(end) if end <= points else sorted({round(i * (end - 1) / (points - 1)) for i in range(points)})
     return [ordered[rank] for rank in ranks], [(rank + 1) / n for rank in ranks]
 
 
@@ -255,8 +260,8 @@ def distributions(rows: Sequence[Row], samples_ms: Mapping[str, Sequence[float]]
         return None
     return _figure(traces, {
         "xaxis": log_axis("milliseconds per query", min(everything), max(everything), "ms"),
-        "yaxis": _axis("share of calls", range=[0, 1.03], tickvals=[0, 0.25, 0.5, 0.9, 1],
-                       ticktext=["0", ".25", "p50", "p90", "1"]),
+        "yaxis": _axis("share of calls", range=[0, 1.03], tickvals=[0, 0.25, 0.5, 0.75, 0.9],
+                       ticktext=["0", "p25", "p50", "p75", "p90"]),
     })  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from compressor.report.pictures import shown_examples
 from compressor.report.sources import Inputs, read_inputs
 from compressor.report.tables import (
     all_credits,
-    budget_rows,
+    budget_names,
+    budget_title,
+    budget_used,
+    budget_value,
     layer_tables,
     training_series,
     uncounted_without_layers,
 )
-from compressor.report.view import Card, Row, cards_of, findings, rows_of, whole_students
+from compressor.report.view import Card, Row, cards_of, findings, grouped, listed, rows_of, whole_students
 from profiles.errors import require
 from profiles.storage import atomic_file
 
@@ -49,12 +53,10 @@ def render(inputs: Inputs) -> str:
     return _environment().get_template("report.html").render(
         inputs=inputs, details=inputs.details, rows=rows, whole=whole, cards=cards, plots=plots,
         findings=findings(whole), layer_tables=layer_tables(inputs.details, rows),
-        uncounted=uncounted_without_layers(inputs.details, rows), budgets=budget_rows(rows),
+        uncounted=uncounted_without_layers(inputs.details, rows), budgets=budget_names(rows),
         examples=shown_examples(inputs.details.examples),
         credits=all_credits(inputs.details, library is not None, version),
         figures=data, plotly=library, nonce=hashlib.sha256(data.encode()).hexdigest()[:32],
-        several_students=len({row.record.student for row in rows}) > 1,
-        several_devices=len({row.record.device for row in rows}) > 1,
     )  # fmt: skip
 
 
@@ -122,12 +124,25 @@ def _environment() -> Any:
     environment.filters |= {
         "count": words.count, "size": words.size, "ms": words.milliseconds, "score": words.score,
         "difference": words.difference, "percent": words.percent, "shape": words.shape, "flat": flat,
+        "grouped": grouped, "day": day, "listed": listed,
     }  # fmt: skip
     environment.globals |= {
-        "fraction": words.fraction, "significant": words.significant, "web_address": web_address,
-        "strip": metric_strip, "NOT_MEASURED": words.NOT_MEASURED,
+        "fraction": words.fraction, "web_address": web_address, "budget_title": budget_title,
+        "budget_value": budget_value, "budget_used": budget_used,
+        "strip": metric_strip, "as_text": lambda name, value: getattr(words, name)(value),
+        "NOT_MEASURED": words.NOT_MEASURED,
     }  # fmt: skip
     return environment
+
+
+def day(date: str) -> str:
+    """An ISO 8601 date and time to the minute, as "2031-02-03 04:05 UTC"; another text as it is."""
+    try:
+        when = datetime.fromisoformat(date)
+    except ValueError:
+        return date
+    zone = {None: "", timedelta(0): " UTC"}.get(when.utcoffset(), f" UTC{when.strftime('%z')}")
+    return f"{when:%Y-%m-%d %H:%M}{zone}"
 
 
 def web_address(url: str | None) -> str | None:

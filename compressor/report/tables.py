@@ -50,36 +50,30 @@ def uncounted_without_layers(details: Details, rows: Sequence[Row]) -> dict[str,
     }
 
 
-@dataclass(frozen=True)
-class BudgetRow:
-    row: Row
-    name: str
-    budget: BudgetState
-
-    @property
-    def title(self) -> str:
-        """`latency_ms` as "latency, ms": the unit stands in the last part of the name."""
-        stem, _, unit = self.name.rpartition("_")
-        return f"{stem.replace('_', ' ')}, {unit}" if unit in ("ms", "bytes") and stem else self.name.replace("_", " ")
-
-    def say(self, value: float | None) -> str:
-        if value is None:
-            return words.NOT_MEASURED
-        if self.name.endswith("bytes"):
-            return words.size(value)
-        if self.name.endswith("ms"):
-            return f"{words.milliseconds(value)}{words.NBSP}ms"
-        return words.significant(value)
-
-    @property
-    def used_percent(self) -> float | None:
-        if self.budget.value is None or self.budget.limit <= 0:
-            return None
-        return max(0.0, 100 * self.budget.value / self.budget.limit)
+def budget_names(rows: Sequence[Row]) -> list[str]:
+    """The limits that any row was held against, in order of first appearance."""
+    return list(dict.fromkeys(name for row in rows for name in row.record.budget or {}))
 
 
-def budget_rows(rows: Sequence[Row]) -> list[BudgetRow]:
-    return [BudgetRow(row, name, state) for row in rows for name, state in (row.record.budget or {}).items()]
+def budget_title(name: str) -> str:
+    """`latency_ms` as "latency, ms": the unit is the last part of the name."""
+    stem, _, unit = name.rpartition("_")
+    return f"{stem.replace('_', ' ')}, {unit}" if unit in ("ms", "bytes") and stem else name.replace("_", " ")
+
+
+def budget_value(name: str, value: float | None) -> str:
+    if value is None:
+        return words.NOT_MEASURED
+    if name.endswith("bytes"):
+        return words.size(value)
+    return f"{words.milliseconds(value)}{words.NBSP}ms" if name.endswith("ms") else words.significant(value)
+
+
+def budget_used(state: BudgetState) -> float | None:
+    """Value over limit; None where that says nothing."""
+    if state.value is None or state.limit <= 0:
+        return None
+    return max(0.0, state.value / state.limit)
 
 
 @dataclass(frozen=True)
@@ -91,8 +85,8 @@ class Series:
     points: list[tuple[float, float]]
 
     @property
-    def last(self) -> float:
-        return self.points[-1][1]
+    def last(self) -> str:
+        return f"{self.points[-1][1]:.3g}"
 
 
 def training_series(lines: Sequence[dict[str, Any]]) -> list[Series]:

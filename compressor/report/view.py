@@ -44,6 +44,18 @@ class Row:
         return f"on the host ({ran_on.name}), not on the device"
 
     @property
+    def where_short(self) -> str:
+        """The same for a table, whose page names the hosts elsewhere."""
+        ran_on = self.record.ran_on
+        if ran_on is None:
+            return ""
+        if ran_on.kind == "emulator":
+            return f"emulated, {ran_on.name}"
+        if ran_on.kind == "device":
+            return "on the device"
+        return "on this host" if self.record.device == "host" else "on the host, not the device"
+
+    @property
     def versus_float(self) -> float | None:
         metric = self.record.task_metric
         return None if metric is None or metric.float_value is None else metric.value - metric.float_value
@@ -110,10 +122,15 @@ def rows_of(records: Sequence[Record], details: Details) -> list[Row]:
 
 def cards_of(rows: Sequence[Row], details: Details) -> list[Card]:
     """One card per student and device, in order of first appearance."""
+    groups = _by_student_and_device(rows)
+    return [_card(student, device, group, details) for (student, device), group in groups.items()]
+
+
+def _by_student_and_device(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         groups.setdefault((row.record.student, row.record.device), []).append(row)
-    return [_card(student, device, group, details) for (student, device), group in groups.items()]
+    return groups
 
 
 def _card(student: str, device: str, rows: list[Row], details: Details) -> Card:
@@ -135,7 +152,7 @@ def _best(rows: Sequence[Row]) -> tuple[Row | None, str]:
     if timed:
         best = min(timed, key=_mean_ms)
         rivals = [row.artifact for row in timed if row is not best and _intervals_overlap(row, best)]
-        tie = f"; the intervals of {_listed(rivals)} overlap with its own" if rivals else ""
+        tie = f"; the intervals of {listed(rivals)} overlap with its own" if rivals else ""
         return best, f"lowest mean latency of the verified{tie}"
     counted = [row for row in verified if row.record.cost is not None]
     if counted and len({row.record.cost.kind for row in counted if row.record.cost}) == 1:
@@ -164,20 +181,29 @@ def _intervals_overlap(a: Row, b: Row) -> bool:
     return first.ci95[0] <= second.ci95[1] and second.ci95[0] <= first.ci95[1]
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def grouped(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Rows by student and device, with a title for each group; the only group needs none ("")."""
+    groups = _by_student_and_device(rows)
+    students = {student for student, _ in groups}
+    if len(groups) == 1:
+        return [("", list(rows))]
+    return [(f"{s} on {d}" if len(students) > 1 else d, group) for (s, d), group in groups.items()]
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
     """What a reader of the numbers would be sorry to overlook, one sentence each."""
     several_students = len({row.record.student for row in rows}) > 1
-    said = []
+    devices: dict[tuple[str, str], list[str]] = {}  # what holds on several devices is said once
     for row in rows:
-        who = f"{row.record.student}, " if several_students else ""
-        place = f"{who}{row.artifact} on {row.record.device}"
+        who = f"{row.record.student}, {row.artifact}" if several_students else row.artifact
         reference = _float_row(row, rows)
-        sentences = [*_slower(row, reference), *_larger(row, reference), *_less_accurate(row)]
-        said += [f"{place} {sentence}" for sentence in sentences]
+        for sentence in (*_slower(row, reference), *_larger(row, reference), *_less_accurate(row)):
+            devices.setdefault((who, sentence), []).append(row.record.device)
+    said = [f"{who} on {listed(where)} {sentence}" for (who, sentence), where in devices.items()]
     return said + _about_devices(rows)
 
 
@@ -197,9 +223,10 @@ def _slower(row: Row, reference: Row | None) -> list[str]:
     if reference is None or row.record.latency_ms is None or reference.record.latency_ms is None:
         return []
     ours, theirs = row.record.latency_ms, reference.record.latency_ms
-    if ours.mean <= theirs.mean:
+    overlap = _intervals_overlap(row, reference)
+    if ours.mean <= theirs.mean or (overlap and row.record.precision_requested != "int8"):
         return []
-    sure = "the intervals overlap" if _intervals_overlap(row, reference) else "the intervals do not overlap"
+    sure = "the intervals overlap" if overlap else "the intervals do not overlap"
     return [
         f"is slower than fp32: mean {words.milliseconds(ours.mean)} ms against {words.milliseconds(theirs.mean)} ms "
         f"({sure})."
@@ -234,7 +261,7 @@ def _about_devices(rows: Sequence[Row]) -> list[str]:
         here = [row for row in rows if row.record.device == device]
         ran = [row for row in here if row.record.ran_on is not None]
         if ran and not any(row.record.latency_ms for row in ran):
-            machines = _listed(sorted({row.where for row in ran}))
+            machines = listed(sorted({row.where for row in ran}))
             said.append(f"No latency for {device}: its artifacts ran {machines}.")
         if any(row.record.cost and row.record.cost.source == "estimated" for row in here):
             said.append(f"The cost on {device} is a compiler's estimate, not a measurement.")

@@ -20,13 +20,15 @@
     for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
     heading.setAttribute("aria-sort", order);
     const sign = order === "ascending" ? 1 : -1;
-    const body = table.tBodies[0];
-    const rows = Array.from(body.rows, (row) => ({ row, key: keyOf(row, column) }));
-    rows.sort((a, b) => {
+    const compare = (a, b) => {
       if (a.key === null || b.key === null) return (a.key === null) - (b.key === null);
       return sign * (typeof a.key === "number" ? a.key - b.key : a.key.localeCompare(b.key, undefined, { numeric: true }));
-    });
-    body.append(...rows.map((item) => item.row));
+    };
+    for (const body of table.tBodies) { // one per student and device
+      const rows = Array.from(body.rows).filter((row) => !row.classList.contains("group"));
+      const keyed = rows.map((row) => ({ row, key: keyOf(row, column) })).sort(compare);
+      body.append(...keyed.map((item) => item.row));
+    }
   }
 
   for (const table of document.querySelectorAll("table.sortable")) {
