@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import inspect
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy, ParallelStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from compressor.interrupts import Stopped
 from compressor.recipe import RecipeConfig, TrainConfig, parse_recipe
@@ -33,6 +35,12 @@ from profiles.errors import CompressorError, RequestError
 
 PATIENCE_SECONDS = 3.0  # a worker's error is usually the first process's error too, which then speaks for both
 HANG_SECONDS = 60.0
+# torch has renamed the option; it still broadcasts buffers once, when a module is wrapped.
+_SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
 VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
 
 
@@ -60,7 +68,7 @@ def make_fabric(train: TrainConfig) -> Fabric:
             # Buffers are not broadcast: that writes to batch norm's statistics between two forward passes of a step,
             # which autograd refuses. They stay per process, and the run says so.
             unused = train.strategy == "ddp_find_unused_parameters_true"
-            strategy = DDPStrategy(broadcast_buffers=False, find_unused_parameters=unused)
+            strategy = DDPStrategy(**{_SYNC_BUFFERS: False}, find_unused_parameters=unused)
             fabric = Fabric(**options, strategy=strategy)
     except Exception as error:  # Fabric and torch raise many types here, all about these settings
         line = " ".join(str(error).split()).split(". ")[0]
@@ -158,7 +166,7 @@ class Workers:
                 process.kill()
                 process.wait()
         if failed:
-            raise WorkerError(*failed) from error
+            raise WorkerError(*failed) from None  # this process's error is only the broken connection
 
     def _first_failure(self, seconds: float) -> tuple[int, int] | None:
         deadline = time.monotonic() + seconds

@@ -42,6 +42,7 @@ def distill(recipe: RecipeConfig, run_dir: str | Path, resume: bool = False) -> 
     Raises RequestError (another run is in `run_dir`, settings that this machine does not have), MissingError,
     GateError (the loss is not finite), Stopped (SIGTERM, SIGINT; the state is saved), WorkerError.
     """
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # else every process announces itself
     first = distributed.is_first_process()
     run = RunDirectory.open(run_dir, recipe, resume, _print_line) if first else None
     try:
@@ -122,14 +123,12 @@ def _settle(fabric: Fabric, recipe: RecipeConfig, run: RunDirectory | None) -> i
 @contextlib.contextmanager
 def _torch_settings(fabric: Fabric, threads: int) -> Iterator[None]:
     """Deterministic algorithms (on a GPU: where there are any) and the number of threads; as they were, afterwards."""
-    logger = logging.getLogger("lightning_fabric")
     deterministic: Any = torch.utils.deterministic
     before = (
         torch.get_num_threads(),
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         deterministic.fill_uninitialized_memory,
-        logger.level,
     )
     on_cpu = fabric.device.type == "cpu"
     if not on_cpu:
@@ -137,14 +136,12 @@ def _torch_settings(fabric: Fabric, threads: int) -> Iterator[None]:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=not on_cpu)
     deterministic.fill_uninitialized_memory = False
-    logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1], warn_only=before[2])
         deterministic.fill_uninitialized_memory = before[3]
-        logger.setLevel(before[4])
 
 
 def _print_line(message: str) -> None:
