@@ -2,8 +2,8 @@
 
 Convention
 - Counted: multiply-accumulates (MACs) of layers that multiply and add up - convolutions, matrix products, recurrent
-  cells, attention, einsum, cdist. A bias adds nothing. Padding counts as if it were data; a mask does not make attention
-  cheaper; recurrent layers run their full length.
+  cells, attention, einsum, cdist. A bias adds nothing. Padding counts as if it were data; a mask does not make
+  attention cheaper; recurrent layers run their full length.
 - Free by convention: elementwise arithmetic and activations, normalisation, pooling, reductions, softmax, resampling,
   lookups, comparisons, sorting, moving data. profiles/flops_tables.py lists these operators by name.
 - Uncounted: everything else, listed by name and count. A loop or branch that depends on the input is listed with what

@@ -15,8 +15,8 @@ from profiles.flops_rules import attention_macs, convolution_macs, einsum_macs, 
 from profiles.flops_tables import MICROSOFT_SAME_SHAPE, ONNX_FREE, ONNX_SETTINGS, ONNX_VIEWS
 
 Attributes = Mapping[str, Any]
-# Shapes of the inputs (None: left out or unknown), of the first output, attributes -> MACs. A rule that needs a shape that
-# is None raises UnknownShapeError.
+# Shapes of the inputs (None: left out or unknown), of the first output, attributes -> MACs. A rule that needs a shape
+# that is None raises UnknownShapeError.
 Rule = Callable[[list[Shape | None], Shape | None, Attributes], int]
 
 
@@ -281,7 +281,7 @@ def _gemm(inputs: list[Shape | None], out: Shape | None, attributes: Attributes)
 
 
 def _recurrent(inputs: list[Shape | None], out: Shape | None, attributes: Attributes) -> int:
-    # X is (time, batch, in) or, with layout 1, (batch, time, in); W (directions, gates x H, in), R (directions, gates x H, H)
+    # X is (time, batch, in), or with layout 1 (batch, time, in); W is (directions, gates x H, in), R (..., gates x H, H).
     x, w, r = (_need(shape) for shape in inputs[:3])
     return recurrent_macs(x[0] * x[1], [w[1:], r[1:]] * w[0])
 

@@ -84,7 +84,7 @@ def einsum_macs(equation: str, shapes: Sequence[Shape]) -> int:
 
 
 def _parse_einsum(equation: str, shapes: Sequence[Shape]) -> tuple[list[set[str]], set[str], dict[str, int]]:
-    """Axes of every operand and of the result, and their sizes. The axes of "..." are named 0, 1, ... from the right."""
+    """Axes of every operand and of the result, and their sizes. Those of "..." are named 0, 1, ... from the right."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
     if len(terms) != len(shapes):
