@@ -33,6 +33,7 @@ class BundleWriter:
         recipe, recipe_hash: what it was made with. lineage: data and package versions, licences, commit.
         inputs: "real", or "synthetic" when golden and calibration inputs are random.
         random_weights: True if nothing was learned, so that only cost may be reported.
+        has_metric: False if the glue cannot evaluate (a user's model without targets).
 
     >>> with BundleWriter(path, student="tiny", task="sketch", glue="sketch") as writer:   # doctest: +SKIP
     ...     writer.add_graph("encoder", module, {"canvas": np.zeros((1, 1, 32, 32), "float32")}, outputs=("embedding",))
@@ -51,6 +52,7 @@ class BundleWriter:
         lineage: Mapping[str, Any] | None = None,
         inputs: str = "real",
         random_weights: bool = False,
+        has_metric: bool = True,
     ) -> None:
         self.path = Path(path)
         self._manifest: dict[str, Any] = {
@@ -62,6 +64,7 @@ class BundleWriter:
             "recipe_hash": recipe_hash,
             "inputs": inputs,
             "random_weights": random_weights,
+            "has_metric": has_metric,
             "graphs": {},
             "uses": {},
             "settings": {},

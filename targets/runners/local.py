@@ -1,0 +1,82 @@
+"""This machine: the harness in the sandbox."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from profiles.host import cpu_model, host_info
+from profiles.results import RanOn
+from targets import sandbox
+from targets.artifact import Artifact
+from targets.measurement import Measurement
+
+if TYPE_CHECKING:
+    from profiles.device import Device
+
+
+class LocalRunner:
+    """Runs artifacts in a fresh process here, within a time and a memory limit."""
+
+    def __init__(self, timeout_s: float = 900.0, memory_bytes: int | None = None) -> None:
+        self.timeout_s, self.memory_bytes = timeout_s, memory_bytes
+
+    def info(self) -> dict[str, Any]:
+        return host_info()
+
+    def measure(self, artifact: Artifact, device: Device, **settings: Any) -> Measurement:
+        """Run the harness and write status and parity into the artifact.
+
+        `settings` are those of `targets.harness.measure`; latency is measured only if this machine is the device, unless
+        `latency` says otherwise. Raises SandboxError with the reason, after the artifact was marked as failed.
+        """
+        settings.setdefault("latency", device.matches_this_machine())
+        label = f"running {artifact.student_name} with {artifact.runtime} in {artifact.precision_requested}"
+        ran_on = self.ran_on(device)
+        try:
+            result = self._call("measure", {"artifact": str(artifact.path), **settings}, label)
+            peaks = self._peaks(artifact, result.value["peak_bytes"], settings.get("options"), label)
+        except sandbox.SandboxError as error:
+            failed = {"status": "failed", "reason": error.reason, "ran_on": ran_on.model_dump()}
+            artifact.record({name: failed for name in artifact.graphs})
+            raise
+        measurement = Measurement(result.value, result.arrays, peaks, ran_on, artifact.manifest["inputs"])
+        artifact.record({name: _state(artifact, measurement, name) for name in artifact.graphs})
+        return measurement
+
+    @staticmethod
+    def ran_on(device: Device) -> RanOn:
+        """This machine as the device, if it is one; else as the host that stands in for its arithmetic."""
+        if device.name != "host" and device.matches_this_machine():
+            return RanOn(kind="device", name=device.name)
+        return RanOn(kind="host", name=cpu_model())
+
+    def _peaks(self, artifact: Artifact, whole_bytes: int, options: Any, label: str) -> dict[str, int]:
+        """Peak memory per graph: that of the whole where there is but one."""
+        if len(artifact.graphs) == 1:
+            return dict.fromkeys(artifact.graphs, whole_bytes)
+        arguments = {"artifact": str(artifact.path), "options": options}
+        return {name: self._call("peak_memory", {**arguments, "graph": name}, label).value for name in artifact.graphs}
+
+    def _call(self, function: str, arguments: dict[str, Any], label: str) -> sandbox.Result:
+        return sandbox.call(
+            f"targets.harness:{function}",
+            arguments,
+            doing=label,
+            timeout_s=self.timeout_s,
+            memory_bytes=self.memory_bytes,
+        )
+
+
+def _state(artifact: Artifact, measurement: Measurement, graph: str) -> dict[str, Any]:
+    """The artifact's entry after a measurement: a graph that was rejected when it was compiled stays so."""
+    entry = artifact.manifest["graphs"][graph]
+    reason = entry["reason"] if entry["status"] == "rejected" else measurement.failure(graph)
+    return {
+        "status": "rejected" if reason else "verified",
+        "reason": reason,
+        "parity": {**measurement.report["graphs"][graph]["parity"], "inputs": measurement.inputs},
+        "ran_on": measurement.ran_on.model_dump(),
+    }
+
+
+Runner = LocalRunner
