@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -45,7 +46,7 @@ class ToyConfig(RecipeConfig):
     pause_ms: float = operational(0.0)
     fail_at: int | None = operational(None)  # a step at which the loss is infinite
     export_graph: bool = False
-    weights: dict[str, FitConfig | None] = {}
+    more: dict[str, FitConfig | None] = Field(default_factory=dict)
     die: bool = operational(False)  # the process of rank 1 kills itself after a few steps
 
 
