@@ -13,8 +13,8 @@ Convention
 A product and a sum written as two elementwise operators are free, however large: the graph does not tell.
 
 Parameters are the trained tensors that the graph uses, each once. In an ONNX file nothing tells a parameter from a
-constant: there, every float or 8-bit (or narrower) tensor of rank >= 1 counts, int32 biases of quantised layers too,
-scales and zero points not. A folded batch norm has C parameters in an ONNX file and 2 C in its module, and none if its
+constant: there, every float or 8-bit (or narrower) tensor of rank >= 1 counts, int32 biases of quantised layers too;
+scales, zero points, initial states of recurrent layers and single numbers in elementwise operators do not. A folded batch norm has C parameters in an ONNX file and 2 C in its module, and none if its
 bias is all zero, because the exporter then drops it.
 
 Activation bytes of a layer are those of its output. Views and in-place operators take none. `peak_activation_bytes` is
@@ -66,16 +66,19 @@ class Costs:
         return {**asdict(self), "flops": self.flops}
 
 
-def count_module(module: nn.Module, inputs: Sequence[Any] | Mapping[str, Any] | Any, *, one_item: bool = True) -> Costs:
+def count_module(
+    module: nn.Module, inputs: Sequence[Any] | Mapping[str, Any] | Any, *, batch_axis: int | None = 0
+) -> Costs:
     """Count a torch module in eval mode, without running it (its torch.export graph is counted).
 
-    inputs: example tensors, positional (a tensor or a tuple) or by name (a dict). With `one_item`, every tensor is cut
-    to its first item along axis 0, so the count is for a batch of 1; without it the inputs are taken as they are.
+    inputs: example tensors, positional (a tensor or a tuple) or by name (a dict). Every tensor is cut to its
+    first item along `batch_axis`, so that the count is for a batch of 1; None takes the inputs as they are (and is what a
+    module needs whose inputs have no common batch axis).
     Raises MissingError without torch, RequestError for a module that torch.export cannot trace.
     """
     from profiles.flops_torch import count_module
 
-    return count_module(module, inputs, one_item)
+    return count_module(module, inputs, batch_axis)
 
 
 def count_program(program: ExportedProgram | str | Path) -> Costs:

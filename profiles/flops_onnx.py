@@ -169,7 +169,8 @@ class _Walk:
         settings = ONNX_SETTINGS.get(node.op_type, frozenset())
         for position, name in enumerate(node.input):
             if name in self.static and position not in settings:
-                yield self.static[name]
+                # A single number of an elementwise operator is a constant of a formula, not a weight.
+                yield frozenset(item for item in self.static[name] if item[1] > 1 or self._rule(node))
 
     def _parameters(self, node: Any) -> int:
         fresh = {item for items in self._trained(node) for item in items if item[0] not in self.used}
@@ -281,7 +282,7 @@ def _gemm(inputs: list[Shape | None], out: Shape | None, attributes: Attributes)
 
 
 def _recurrent(inputs: list[Shape | None], out: Shape | None, attributes: Attributes) -> int:
-    # X is (time, batch, in), or with layout 1 (batch, time, in); W is (directions, gates x H, in), R (..., gates x H, H).
+    # X is (time, batch, in), or with layout 1 (batch, time, in); W is (directions, gates x H, in), R (.., gates x H, H).
     x, w, r = (_need(shape) for shape in inputs[:3])
     return recurrent_macs(x[0] * x[1], [w[1:], r[1:]] * w[0])
 

@@ -93,7 +93,7 @@ MICROSOFT_SAME_SHAPE = _names("""
     SkipLayerNormalization SkipSimplifiedLayerNormalization
 """)
 
-# Inputs, by position, that hold settings of an operator (scales, zero points, bounds) and no trained weights.
+# Inputs, by position, that hold settings of an operator (scales, zero points, bounds, initial states) and no trained weights.
 ONNX_SETTINGS: dict[str, frozenset[int]] = {
     "QuantizeLinear": frozenset({1, 2}),
     "DequantizeLinear": frozenset({1, 2}),
@@ -101,6 +101,9 @@ ONNX_SETTINGS: dict[str, frozenset[int]] = {
     "QLinearMatMul": frozenset({1, 2, 4, 5, 6, 7}),
     "ConvInteger": frozenset({2, 3}),
     "MatMulInteger": frozenset({2, 3}),
+    "GRU": frozenset({5}),
+    "LSTM": frozenset({5, 6}),
+    "RNN": frozenset({5}),
     "Resize": frozenset({1, 2, 3}),
     "Upsample": frozenset({1}),
     "Clip": frozenset({1, 2}),

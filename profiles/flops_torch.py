@@ -28,12 +28,14 @@ Rule = Callable[[Arguments, Shape], int]  # arguments, shape of the first output
 _TRANSPARENT = {"wrap_with_set_grad_enabled", "wrap_with_autocast", "invoke_subgraph"}
 
 
-def count_module(module: Any, inputs: Any, one_item: bool) -> Costs:
+def count_module(module: Any, inputs: Any, batch_axis: int | None) -> Costs:
     """See profiles.flops.count_module."""
     torch = require("torch", "train")
     args, kwargs = _arguments(inputs)
-    if one_item:
-        args, kwargs = torch.utils._pytree.tree_map_only(torch.Tensor, lambda t: t[:1] if t.ndim else t, (args, kwargs))
+    if batch_axis is not None:
+        args, kwargs = torch.utils._pytree.tree_map_only(
+            torch.Tensor, lambda tensor: tensor.narrow(batch_axis, 0, 1) if tensor.ndim else tensor, (args, kwargs)
+        )
     with _evaluating(module), torch.no_grad():
         try:
             program = torch.export.export(module, args, kwargs, strict=False)

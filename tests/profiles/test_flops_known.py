@@ -30,7 +30,7 @@ def _export(module: nn.Module, args: tuple, path: Path, **options) -> Path:
 
 def _both(module: nn.Module, args: tuple, tmp_path: Path) -> tuple[Costs, Costs]:
     module = _randomize(module)
-    return count_module(module, args), count_onnx(_export(module, args, tmp_path / "model.onnx"))
+    return count_module(module, args, batch_axis=None), count_onnx(_export(module, args, tmp_path / "model.onnx"))
 
 
 def _assert_macs(costs: tuple[Costs, ...], macs: int) -> None:
@@ -66,11 +66,19 @@ def test_vgg16_convolutions_at_256_px_are_the_published_20_05_gmac(tmp_path):
 
 
 def _mobilenet_v2_macs_and_parameters() -> tuple[int, int]:
-    """Sandler et al. 2018, table 2, width 1.0 at 224 x 224: convolutions and the classifier; batch norms are 2 C parameters."""
+    """Sandler et al. 2018, table 2, width 1.0 at 224 x 224: convolutions, classifier; 2 C parameters per batch norm."""
     macs = 112 * 112 * 3 * 32 * 9
     parameters = 3 * 32 * 9 + 2 * 32
     channels, side = 32, 112
-    for t, c, n, s in [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]:
+    for t, c, n, s in [
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ]:
         for index in range(n):
             stride = s if index == 0 else 1
             wide, out_side = t * channels, side // stride
@@ -93,7 +101,11 @@ def test_mobilenet_v2_is_the_published_300_million_macs_and_3_5_million_paramete
     _assert_macs((module, file), macs)
     assert module.parameters == parameters == 3_504_872
     # Folded into its convolution, a batch norm leaves one bias per channel of the two that it had.
-    normalised = sum(layer.num_features for layer in timm.create_model("mobilenetv2_100").modules() if hasattr(layer, "num_features") and hasattr(layer, "running_mean"))
+    normalised = sum(
+        layer.num_features
+        for layer in timm.create_model("mobilenetv2_100").modules()
+        if hasattr(layer, "num_features") and hasattr(layer, "running_mean")
+    )
     assert file.parameters == parameters - normalised
 
 
@@ -138,7 +150,7 @@ def test_conv3d_by_hand(tmp_path):
 
 
 def test_grouped_and_dilated_convolution_by_hand(tmp_path):
-    module = nn.Sequential(nn.Conv2d(8, 12, 3, groups=4, dilation=2), nn.Conv1d(12, 3, 1) if False else nn.Conv2d(12, 3, 1))
+    module = nn.Sequential(nn.Conv2d(8, 12, 3, groups=4, dilation=2), nn.Conv2d(12, 3, 1))
     # 11 x 11 with kernel 3 dilated by 2 (it spans 5) leaves 7 x 7.
     _assert_macs(_both(module, (torch.zeros(1, 8, 11, 11),), tmp_path), 49 * 12 * 2 * 9 + 49 * 3 * 12)
 
@@ -224,3 +236,11 @@ def test_exported_program_counts_the_same_as_its_module_and_a_dynamic_batch_coun
     counted = count_program(tmp_path / "model.pt2")
     assert counted.macs == count_module(module, torch.zeros(1, 3, 8, 8)).macs == 36 * 4 * 27 + 144 * 5
     assert list(counted.input_shapes.values()) == [(1, 3, 8, 8)]
+
+
+def test_a_batch_of_examples_is_counted_as_one_item():
+    module = nn.Linear(4, 5)
+    assert count_module(module, torch.zeros(32, 4)).macs == 20
+    assert count_module(module, {"input": torch.zeros(32, 4)}).macs == 20
+    assert count_module(nn.GRU(3, 4), torch.zeros(6, 8, 3), batch_axis=1).macs == 6 * 3 * 4 * 7
+    assert count_module(module, torch.zeros(32, 4), batch_axis=None).macs == 32 * 20

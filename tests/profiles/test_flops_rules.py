@@ -47,7 +47,8 @@ def _multiplications(a: tuple[int, ...], b: tuple[int, ...]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("a", "b"), [((2, 3), (3, 4)), ((5, 2, 3), (3, 4)), ((5, 1, 2, 3), (6, 3, 4)), ((3,), (3, 4)), ((2, 3), (3,)), ((3,), (3,))]
+    ("a", "b"),
+    [((2, 3), (3, 4)), ((5, 2, 3), (3, 4)), ((5, 1, 2, 3), (6, 3, 4)), ((3,), (3, 4)), ((2, 3), (3,)), ((3,), (3,))],
 )
 def test_matmul_macs_are_the_multiplications_of_the_naive_loop(a, b):
     assert matmul_macs(a, b) == _multiplications(a, b)
