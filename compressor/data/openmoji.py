@@ -1,6 +1,6 @@
 """OpenMoji's line drawings with the pictures that Noto, Twemoji and OpenMoji itself have of the same concept.
 
-1,644 concepts have all three (without skin tones, flags and OpenMoji's extras). A pair's photos are in the order of
+1,644 emoji have all three (without skin tones, flags and OpenMoji's extras). A pair's photos are in the order of
 VENDORS. OpenMoji's colour version is aligned with the line drawing pixel by pixel, so it is for training only.
 """
 
@@ -12,10 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from compressor.data.concepts import concept_keys, equal_folds, group_by_keys
 from compressor.data.iconify import NEEDED, IconSet
 from compressor.data.packages import Package, read_members
 from compressor.data.pairs import write_pairs
+from compressor.data.sketch import Sketch
 from compressor.data.source import Progress, Source
 from compressor.data.svg_workers import parse_svgs, render_svgs
 
@@ -56,32 +59,40 @@ PACKAGES = {
 def build(directory: Path, archives: Mapping[str, Path], progress: Progress) -> dict[str, Any]:
     members = {key: read_members(archives[package.name], _is_needed) for key, package in PACKAGES.items()}
     icon_sets = {key: IconSet(members[key]) for key in ("noto", "twemoji")}
-    drawings = {path: text.decode() for path, text in members["openmoji"].items() if path.endswith(".svg")}
-    paired, unpaired = arrange(json.loads(members["openmoji"]["package/data/openmoji.json"]), drawings, icon_sets)
-    found = [*paired, *unpaired]
-    lines = [drawings[BLACK.format(item["hexcode"])] for item in found]
-    sketches = parse_svgs(lines, lambda done: progress("strokes", done, len(lines)))
-    # One drawing (1F195, "NEW button") is empty in OpenMoji 17.0.0. What has no ink is no sketch of anything.
-    blank = [item["hexcode"] for item, sketch in zip(found, sketches, strict=True) if not len(sketch)]
-    items = [item for item in found if item["hexcode"] not in blank]
-    paired = [item for item in paired if item["hexcode"] not in blank]
-    svgs = [str(svg) for item in paired for svg in _pictures(item["hexcode"], icon_sets, drawings)]
-    pixels = render_svgs(svgs, PHOTO_PX, lambda done: progress("photos", done, len(svgs)))
+    svgs = {path: text.decode() for path, text in members["openmoji"].items() if path.endswith(".svg")}
+    entries = json.loads(members["openmoji"]["package/data/openmoji.json"])
+    sketches = read_lines([svgs[BLACK.format(entry["hexcode"])] for entry in entries], progress)
+    # One line drawing (1F195, "NEW button") is empty in OpenMoji 17.0.0. What has no ink is no sketch of anything.
+    blank = [entry["hexcode"] for entry, sketch in zip(entries, sketches, strict=True) if not len(sketch)]
+    drawn = [(entry, sketch) for entry, sketch in zip(entries, sketches, strict=True) if len(sketch)]
+    paired, unpaired = arrange([entry for entry, _ in drawn], [sketch for _, sketch in drawn], icon_sets)
+    by_code = {entry["hexcode"]: sketch for entry, sketch in drawn}
+    pictures = [picture for item in paired for picture in _pictures(item["hexcode"], icon_sets, svgs)]
+    pixels = render_svgs(pictures, PHOTO_PX, lambda done: progress("photos", done, len(pictures)))
     photos = pixels.reshape(len(paired), len(VENDORS), PHOTO_PX, PHOTO_PX, 3)
-    write_pairs(directory, items, [sketch for sketch in sketches if len(sketch)], photos)
-    counts = {"pairs": len(paired), "drawings": len(items) - len(paired), "blank": blank}
-    return {"vendors": list(VENDORS), **counts}
+    items = [*paired, *unpaired]
+    write_pairs(directory, items, [by_code[item["hexcode"]] for item in items], photos)
+    return {"vendors": list(VENDORS), "pairs": len(paired), "drawings": len(unpaired), "blank": blank}
+
+
+def read_lines(svgs: Sequence[str], progress: Progress) -> list[Sketch]:
+    """The strokes of each drawing. Every skin tone repeats its base's file, so each text is read once."""
+    texts = [" ".join(re.sub(r'\bid="[^"]*"', "", svg).split()) for svg in svgs]
+    unique = list(dict.fromkeys(texts))
+    found = parse_svgs(unique, lambda done: progress("strokes", done, len(unique)))
+    sketch_of = dict(zip(unique, found, strict=True))
+    return [sketch_of[text] for text in texts]
 
 
 def arrange(
-    entries: Sequence[Mapping[str, Any]], drawings: Mapping[str, str], icon_sets: Mapping[str, IconSet]
+    entries: Sequence[Mapping[str, Any]], sketches: Sequence[Sketch], icon_sets: Mapping[str, IconSet]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The items with all three pictures, and of the rest those whose lines no other item has.
 
     Emoji that share their lines (all skin tones do, coloured hearts, flags) are one concept. An unpaired drawing has
     the fold of its paired variants, or -1.
     """
-    lines = [_lines(drawings[BLACK.format(entry["hexcode"])]) for entry in entries]
+    lines = [_lines(sketch) for sketch in sketches]
     keys = [
         [*concept_keys(entry["hexcode"], entry["annotation"]), ("lines", own)]
         for entry, own in zip(entries, lines, strict=True)
@@ -112,9 +123,15 @@ def arrange(
     return [item(number) for number in paired_numbers], [item(number) for number in new_numbers]
 
 
-def _pictures(hexcode: str, icon_sets: Mapping[str, IconSet], drawings: Mapping[str, str]) -> list[str | None]:
+def _lines(sketch: Sketch) -> bytes:
+    """What a drawing's strokes are, to a tenth of its 72 units; the order of strokes does not count, nor do widths."""
+    rounded = np.rint(sketch.points * 720).astype(np.int16)
+    return b"/".join(sorted(stroke.tobytes() for stroke in np.split(rounded, sketch.offsets[1:-1])))
+
+
+def _pictures(hexcode: str, icon_sets: Mapping[str, IconSet], svgs: Mapping[str, str]) -> list[str]:
     """The SVGs of an emoji in the order of VENDORS."""
-    return [*(icon_set.emoji(hexcode) for icon_set in icon_sets.values()), drawings[COLOR.format(hexcode)]]
+    return [str(icon_sets[key].emoji(hexcode)) for key in VENDORS[:2]] + [svgs[COLOR.format(hexcode)]]
 
 
 def _is_needed(path: str) -> bool:
@@ -122,14 +139,10 @@ def _is_needed(path: str) -> bool:
     return path.startswith(folders) or path in NEEDED or path == "package/data/openmoji.json"
 
 
-def _lines(svg: str) -> str:
-    """A drawing's text without what draws nothing: ids, and how it is spaced."""
-    return " ".join(re.sub(r'\bid="[^"]*"', "", svg).split())
-
-
 source = Source(
     name="openmoji",
-    summary="line drawings of 1,644 emoji concepts with their Noto, Twemoji and OpenMoji pictures",
+    summary="line drawings of 1,643 emoji with their Noto, Twemoji and OpenMoji pictures",
     packages=tuple(PACKAGES.values()),
     build=build,
+    revision=2,
 )

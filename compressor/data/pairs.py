@@ -80,17 +80,25 @@ class PairDataset:
         return str(self.items[index]["concept"])
 
     def fold(self, index: int) -> int:
+        """The fold by concept."""
         return int(self.items[index]["fold"])
 
     def split(self, fold: int, validation_share: float = 0.125, by: Literal["item", "concept"] = "item") -> Split:
         """Test: the pairs of `fold`. Validation: `validation_share` of the others.
 
-        by: "item" deals every pair into a fold by itself, as the published figures of this data set do: a test query
-        ("woman cook") and its photos are unseen, a variant of it ("man cook") may have been seen. "concept" keeps all
-        variants of a concept in one part, which is stricter, and harder twice: they also meet in one gallery.
+        by: "concept" keeps all variants of a concept in one part, in the folds that `fold(index)` tells. "item" deals
+        every pair into a fold by itself: a test pair ("woman cook") and its photos are unseen, a variant of it
+        ("man cook") may have been seen. Of openmoji's test pairs 24 % have a variant and 5 % the very same lines in
+        the training part then. With "concept" the variants also meet in one gallery, which is harder.
         """
-        keys = [self.concept(i) if by == "concept" else f"{i}/{self.label(i)}" for i in range(len(self))]
-        folds = equal_folds(keys)
+        if by == "concept":
+            keys = [self.concept(i) for i in range(len(self))]
+            folds = np.array([self.fold(i) for i in range(len(self))], np.int64)
+        else:
+            keys = [f"{i}/{self.label(i)}" for i in range(len(self))]
+            folds = equal_folds(keys)
+        if not len(self):
+            raise RequestError(f"{self.name}: it has drawings only, no pairs to split")
         if not 0 <= fold <= folds.max():
             raise RequestError(f"fold {fold}: {self.name} has the folds 0 to {folds.max()}")
         if not 0 <= validation_share < 1:
@@ -101,7 +109,8 @@ class PairDataset:
         return Split(train=rest[~is_held], validation=rest[is_held], test=np.flatnonzero(folds == fold))
 
     def drawings(self, split: Split | None = None) -> list[Sketch]:
-        """Sketches without a photo. With a split: those whose concept is neither in validation nor in test."""
+        """Sketches without a photo. With a split: those whose concept is neither in validation nor in test, whatever it is
+        by."""
         closed: set[str] = set()
         if split is not None:
             closed = {self.concept(int(index)) for index in np.concatenate([split.validation, split.test])}

@@ -27,6 +27,8 @@ def parse_svg(text: str, tolerance: float = TOLERANCE) -> Sketch:
         svg = svgelements.SVG.parse(io.StringIO(text), width=1.0, height=1.0, reify=False)
     except Exception as error:  # ParseError, but also KeyError, ValueError... on odd attributes
         raise ValueError(f"not a readable SVG ({type(error).__name__}: {error})") from None
+    if not isinstance(svg, svgelements.SVG):
+        raise ValueError("not a readable SVG (its outermost element is no <svg>)")
     width, height = float(svg.width), float(svg.height)
     if not (width > 0 and height > 0):
         raise ValueError("not a readable SVG (it has no area)")
