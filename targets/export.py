@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -15,13 +15,16 @@ import numpy as np
 from profiles.errors import RequestError, require
 from profiles.storage import atomic_directory, save_npz, sha256_tree, write_json
 from targets.bundle import FORMAT, SPLITS
-from targets.graph import Arrays, Graph, TensorSpec
-from targets.onnx_files import export_onnx, quiet, slim_onnx
+from targets.graph import Arrays, Graph, check_feeds
+from targets.onnx_files import export_onnx, slim_onnx
 from targets.parity import Parity, compare, failure
-from targets.programs import load_program, save_program
+from targets.programs import save_program
+from targets.session import ModuleSession, open_program
+from targets.tracing import export_program, graph_of, io_names, rows
 
 if TYPE_CHECKING:
     from torch import nn
+    from torch.export import ExportedProgram
 
 
 class BundleWriter:
@@ -73,10 +76,7 @@ class BundleWriter:
             "teacher": None,
             "lineage": dict(lineage or {}),
         }
-        self._modules: dict[str, nn.Module] = {}
-        self._runners: dict[
-            str, Any
-        ] = {}  # graphs without a module (a user's ONNX): a session that gives golden outputs
+        self._references: dict[str, Callable[[Arrays], dict[str, np.ndarray]]] = {}  # float outputs of each graph
         self._calibration: dict[str, np.ndarray] = {}
         self._golden: dict[str, np.ndarray] = {}
         self._stack = contextlib.ExitStack()
@@ -116,49 +116,68 @@ class BundleWriter:
             dynamic_batch: False fixes the batch to 1.
         Raises RequestError if the network cannot be exported or the files do not repeat it within the fp32 limit.
         """
+        torch = require("torch", "train")
+        self._new_name(name)
+        module = copy.deepcopy(module).cpu().eval().requires_grad_(False)
+        examples = {key: rows(torch.as_tensor(value).cpu(), 2 if dynamic_batch else 1) for key, value in inputs.items()}
+        program = export_program(name, module, examples, dynamic_batch)
+        return self._add(name, program, module, list(inputs), list(outputs), examples, weights or name)
+
+    def add_program(self, name: str, program: ExportedProgram, examples: Mapping[str, Any]) -> Graph:
+        """Take a user's exported program. Its inputs and outputs keep their names; `examples` (batch, ...) by name."""
+        self._new_name(name)
+        _, outputs = io_names(program)
+        return self._add(name, program, program.module(), list(examples), outputs, examples, name)
+
+    def _new_name(self, name: str) -> None:
         if not name.isidentifier() or name in self._manifest["graphs"]:
             raise ValueError(f"graph name {name!r} is no identifier or was used before")
+
+    def _add(
+        self,
+        name: str,
+        program: ExportedProgram,
+        module: nn.Module,
+        inputs: list[str],
+        outputs: list[str],
+        examples: Mapping[str, Any],
+        weights: str,
+    ) -> Graph:
+        """Write program, ONNX file and weights of one graph, and check them against the module."""
         torch = require("torch", "train")
-        module = copy.deepcopy(module).cpu().eval().requires_grad_(False)
-        examples = {
-            key: _rows(torch.as_tensor(value).cpu(), 2 if dynamic_batch else 1) for key, value in inputs.items()
-        }
-        program = _export_program(name, module, examples, dynamic_batch)
-        graph = _graph_of(name, program, list(inputs), list(outputs), dynamic_batch)
+        graph = graph_of(name, program, inputs, outputs)
         folder = self.root / "graphs" / name
         folder.mkdir(parents=True)
         save_program(program, folder / "program.pt2")
-        slimmed = _write_onnx(program, folder / "model.onnx", graph, examples)
+        slim_reason = _write_onnx(program, folder / "model.onnx", graph, examples)
+        batch = graph.inputs[0].shape[0]
         checks = {}
-        for batch in (1, 3) if dynamic_batch else (1,):
-            feeds = {key: _rows(value, batch).numpy() for key, value in examples.items()}
-            reference = run_module(module, feeds, outputs)
-            checks[batch] = _check_files(name, graph, folder, feeds, reference)
-        self._modules[name] = module
+        reference = ModuleSession(graph, module)
+        for count in (1, 3) if isinstance(batch, str) else (batch,):
+            feeds = {key: rows(torch.as_tensor(value), count).numpy() for key, value in examples.items()}
+            checks[count] = _check_files(name, graph, folder, feeds, reference(feeds))
+        self._references[name] = reference
         self._manifest["graphs"][name] = {
             **graph.to_json(),
             "onnx": f"graphs/{name}/model.onnx",
             "program": f"graphs/{name}/program.pt2",
-            "weights": self._write_weights(weights or name, module),
+            "weights": self._write_weights(weights, module),
             "torch": torch.__version__,
-            "slimmed": slimmed is None,
-            "slim_reason": slimmed,
+            "slimmed": slim_reason is None,
+            "slim_reason": slim_reason,
             "parity": {kind: parity.to_json() for kind, parity in checks[max(checks)].items()},
         }
         return graph
 
-    def add_onnx(self, graph: Graph, path: Path) -> None:
-        """Take a user's ONNX file as it is (with its external weights). Its own float outputs are the reference."""
-        from targets.onnx_files import external_files, load_onnx
-        from targets.target import get_target
+    def add_onnx(self, graph: Graph, path: Path, reference: Callable[[Arrays], dict[str, np.ndarray]]) -> None:
+        """Take a user's ONNX file as it is, with its external weights. `reference` gives its float outputs."""
+        from targets.onnx import copy_onnx
 
+        self._new_name(graph.name)
         folder = self.root / "graphs" / graph.name
         folder.mkdir(parents=True)
-        shutil.copyfile(path, folder / "model.onnx")
-        for extra in external_files(load_onnx(path, weights=False)):
-            (folder / extra).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path.parent / extra, folder / extra)
-        self._runners[graph.name] = get_target("onnx").open(graph, (folder / "model.onnx",), "fp32", {})
+        copy_onnx(path, folder)
+        self._references[graph.name] = reference
         self._manifest["graphs"][graph.name] = {
             **graph.to_json(),
             "onnx": f"graphs/{graph.name}/model.onnx",
@@ -166,6 +185,10 @@ class BundleWriter:
             "weights": None,
             "torch": None,
         }
+
+    def reference(self, graph: str) -> Callable[[Arrays], dict[str, np.ndarray]]:
+        """What gives the float outputs of a graph: feeds -> outputs."""
+        return self._references[graph]
 
     def _write_weights(self, name: str, module: nn.Module) -> str:
         """Write the module's state as safetensors, or check that it equals what is there. Gives the relative path."""
@@ -192,12 +215,12 @@ class BundleWriter:
     def golden(self, graph: str, feeds: Mapping[str, Any]) -> None:
         """Inputs (n, ...) of one graph on which every artifact is checked; the outputs are computed here, in float."""
         feeds = self._checked(graph, feeds)
-        names = [spec["name"] for spec in self._manifest["graphs"][graph]["outputs"]]
-        if graph in self._modules:
-            outputs = run_module(self._modules[graph], feeds, names)
-        else:
-            outputs = self._runners[graph](feeds)
+        outputs = self._references[graph](feeds)
         for name, value in outputs.items():
+            if len(value) != len(next(iter(feeds.values()))):
+                raise RequestError(
+                    f"graph {graph}: output {name} has shape {value.shape}: its first axis is not the batch"
+                )
             if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
                 raise RequestError(f"graph {graph}: output {name} is infinite or NaN on its own golden inputs")
             self._golden[f"{graph}/outputs/{name}"] = value
@@ -272,100 +295,6 @@ def to_numpy(value: Any) -> np.ndarray:
     return value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
 
 
-def check_feeds(graph: Graph, feeds: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
-    """`feeds` in the graph's order, contiguous. Raises RequestError if names, dtypes or shapes do not match."""
-    names = [spec.name for spec in graph.inputs]
-    if set(feeds) != set(names):
-        raise RequestError(f"{where}: inputs are {', '.join(sorted(feeds))}, but the graph takes {', '.join(names)}")
-    checked, count = {}, None
-    for spec in graph.inputs:
-        value = np.ascontiguousarray(feeds[spec.name])
-        if value.dtype.name != spec.dtype:
-            raise RequestError(f"{where}: input {spec.name} is {value.dtype.name}, but the graph takes {spec.dtype}")
-        fits = value.ndim == len(spec.shape) and all(
-            not isinstance(want, int) or want == have
-            for want, have in zip(spec.shape[1:], value.shape[1:], strict=True)
-        )
-        if not fits:
-            raise RequestError(f"{where}: input {spec.name} has shape {value.shape}, but the graph takes {spec.shape}")
-        if count is not None and len(value) != count:
-            raise RequestError(f"{where}: inputs have {count} and {len(value)} items; give equally many")
-        count = len(value)
-        checked[spec.name] = value
-    if count == 0:
-        raise RequestError(f"{where}: there are no items")
-    return checked
-
-
-def run_module(module: nn.Module, feeds: Arrays, outputs: Sequence[str], chunk: int = 32) -> dict[str, np.ndarray]:
-    """Outputs of an eval-mode module by name, (n, ...), computed in chunks (of one where the batch is fixed)."""
-    torch = require("torch", "train")
-    from torch.utils._pytree import tree_leaves
-
-    n = len(next(iter(feeds.values())))
-    parts: list[list[np.ndarray]] = []
-    with torch.inference_mode():
-        for start in range(0, n, chunk):
-            batch = [torch.from_numpy(np.array(value[start : start + chunk])) for value in feeds.values()]
-            parts.append([leaf.numpy() for leaf in tree_leaves(module(*batch))])
-    if len(parts[0]) != len(outputs):
-        raise ValueError(f"the module gives {len(parts[0])} outputs, but {len(outputs)} names were given")
-    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(outputs)}
-
-
-def _rows(tensor: Any, count: int) -> Any:
-    """The first `count` rows of a tensor, repeating it if it has fewer."""
-    repeats = -(-count // len(tensor))
-    return tensor.repeat(repeats, *[1] * (tensor.ndim - 1))[:count].contiguous()
-
-
-def _export_program(name: str, module: nn.Module, examples: Mapping[str, Any], dynamic_batch: bool) -> Any:
-    torch = require("torch", "train")
-    batch = torch.export.Dim("batch")
-    shapes = [{0: batch} if dynamic_batch else {} for _ in examples]
-    if any(p.kind == p.VAR_POSITIONAL for p in _parameters(module)):
-        dynamic_shapes: Any = (tuple(shapes),)
-    else:
-        dynamic_shapes = tuple(shapes)
-    try:
-        with quiet(), torch.no_grad():
-            return torch.export.export(module, tuple(examples.values()), dynamic_shapes=dynamic_shapes)
-    except Exception as error:  # torch.export raises many types
-        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise RequestError(
-            f"graph {name}: torch.export failed ({lines[0].strip()})"
-            + ("; if its batch must stay fixed, export it with dynamic_batch=False" if dynamic_batch else "")
-        ) from error
-
-
-def _parameters(module: nn.Module) -> list[Any]:
-    import inspect
-
-    return list(inspect.signature(module.forward).parameters.values())
-
-
-def _graph_of(name: str, program: Any, inputs: list[str], outputs: list[str], dynamic_batch: bool) -> Graph:
-    """The program's inputs and outputs under the given names."""
-    from torch.export.graph_signature import OutputKind
-
-    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
-    results = [spec.arg.name for spec in program.graph_signature.output_specs if spec.kind == OutputKind.USER_OUTPUT]
-    if len(results) != len(outputs):
-        raise ValueError(f"graph {name}: the module gives {len(results)} outputs, {len(outputs)} names were given")
-
-    def specs(names: list[str], nodes: Sequence[str]) -> tuple[TensorSpec, ...]:
-        found = []
-        for public, node in zip(names, nodes, strict=True):
-            shape = [axis if isinstance(axis, int) else str(axis) for axis in values[node].shape]
-            if dynamic_batch and not isinstance(shape[0], str):
-                raise RequestError(f"graph {name}: {public} has shape {tuple(shape)}: its first axis must be the batch")
-            shape[0] = "batch" if dynamic_batch else 1
-            found.append(TensorSpec(public, str(values[node].dtype).removeprefix("torch."), tuple(shape)))
-        return tuple(found)
-
-    return Graph(name, specs(inputs, program.graph_signature.user_inputs), specs(outputs, results))
-
-
 def _write_onnx(program: Any, path: Path, graph: Graph, examples: Mapping[str, Any]) -> str | None:
     """Write the ONNX file, slimmed where that changes nothing else; give the reason why it is not slimmed."""
     from targets.target import get_target
@@ -374,7 +303,7 @@ def _write_onnx(program: Any, path: Path, graph: Graph, examples: Mapping[str, A
     slim = path.with_name("slim.onnx")
     reason = slim_onnx(path, slim)
     if reason is None:
-        feeds = {key: value.numpy() for key, value in examples.items()}
+        feeds = {key: np.asarray(value) for key, value in examples.items()}
         before, after = (get_target("onnx").open(graph, (file,), "fp32", {})(feeds) for file in (path, slim))
         changed = failure(compare(before, after), "fp32")
         reason = f"onnxslim changed the outputs: {changed}" if changed else None
@@ -390,10 +319,9 @@ def _check_files(
     """Compare the ONNX file and the exported program with the module's outputs."""
     from targets.target import get_target
 
-    names = [spec.name for spec in graph.outputs]
     checks = {
         "onnx": compare(reference, get_target("onnx").open(graph, (folder / "model.onnx",), "fp32", {})(feeds)),
-        "program": compare(reference, run_module(load_program(folder / "program.pt2").module(), feeds, names)),
+        "program": compare(reference, open_program(graph, folder / "program.pt2")(feeds)),
     }
     for kind, parity in checks.items():
         reason = failure(parity, "fp32")

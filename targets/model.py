@@ -7,7 +7,7 @@ Arrays of a split: "inputs/NAME" (n, ...) for every input of the graph, and "tar
 from __future__ import annotations
 
 import importlib
-import sys
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -75,37 +75,49 @@ METRICS: dict[str, tuple[Callable[[Arrays, Arrays], np.ndarray], bool]] = {
 }
 
 
-def resolve_metric(name: str, search: tuple[str, ...] = ()) -> tuple[Callable[[Arrays, Arrays], np.ndarray], bool]:
+def resolve_metric(name: str, file: Path | None = None) -> tuple[Callable[[Arrays, Arrays], np.ndarray], bool]:
     """(function, higher_is_better) for "top1", "top5", "mae", "mse" or the user's "module:function".
 
     The user's function takes outputs and targets by name and gives one score per item; its attribute
-    `higher_is_better` (default True) says which way is better. It is looked for in the directories `search` too.
-    Raises RequestError if there is no such metric.
+    `higher_is_better` (default True) says which way is better. `file`: the module's source, if it travels with the
+    bundle; else the module is imported. Raises RequestError if there is no such metric.
     """
     if name in METRICS:
         return METRICS[name]
-    module_name, colon, function_name = name.partition(":")
-    if not colon or not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
-        raise RequestError(f"--metric {name!r}: not one of {', '.join(METRICS)} and not module:function")
-    added = [directory for directory in search if directory not in sys.path]
-    sys.path.extend(added)
+    module_name, function_name = metric_module(name)
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise RequestError(f"--metric {name}: {error}") from None
-    finally:
-        for directory in added:
-            sys.path.remove(directory)
+        module = importlib.import_module(module_name) if file is None else _load_source(module_name, file)
+        function = getattr(module, function_name)
+    except Exception as error:  # the user's module may raise anything while it is imported
+        raise RequestError(f"--metric {name}: {type(error).__name__}: {error}") from None
     return function, bool(getattr(function, "higher_is_better", True))
 
 
+def metric_module(name: str) -> tuple[str, str]:
+    """("module", "function") of "module:function". Raises RequestError if `name` is not of that form."""
+    module_name, colon, function_name = name.partition(":")
+    if not colon or not all(part.isidentifier() for part in (*module_name.split("."), function_name)):
+        raise RequestError(f"--metric {name!r}: not one of {', '.join(METRICS)} and not module:function")
+    return module_name, function_name
+
+
+def _load_source(name: str, file: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"_metric_{name}", file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is not a Python module")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 class ModelGlue:
-    """One graph whose inputs are the query. Settings: {"graph", "metric" or None, "metric_path": [directories]}."""
+    """One graph whose inputs are the query. Settings: {"graph", "metric" or None, "metric_file": asset or None}."""
 
     def __init__(self, graphs: Mapping[str, GraphCall], settings: Mapping[str, Any], assets: Path) -> None:
         self.run = graphs[settings["graph"]]
         self.metric: str | None = settings.get("metric")
-        self.metric_path = tuple(settings.get("metric_path", ()))
+        file = settings.get("metric_file")
+        self.metric_file = assets / file if file else None
 
     def __call__(self, query: Arrays) -> dict[str, np.ndarray]:
         """`query`: every input by name, without a batch axis. Gives every output, without a batch axis."""
@@ -118,14 +130,19 @@ class ModelGlue:
         inputs, targets = self._split(arrays, limit)
         if not targets:
             raise RequestError(f"metric {self.metric}: the data has no targets; give them as the array 'targets'")
-        function, higher_is_better = resolve_metric(self.metric, self.metric_path)
+        function, higher_is_better = resolve_metric(self.metric, self.metric_file)
         count = len(_first(inputs))
         parts = [
             self.run({name: value[start : start + CHUNK] for name, value in inputs.items()})
             for start in range(0, count, CHUNK)
         ]
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        scores = np.asarray(function(outputs, targets), dtype=np.float64)
+        try:
+            scores = np.asarray(function(outputs, targets), dtype=np.float64)
+        except RequestError:
+            raise
+        except Exception as error:  # the user's function may raise anything
+            raise RequestError(f"metric {self.metric}: {type(error).__name__}: {error}") from None
         if scores.shape != (count,):
             raise RequestError(f"metric {self.metric}: gave shape {scores.shape}, needs one score per item: ({count},)")
         if not np.isfinite(scores).all():

@@ -22,6 +22,7 @@ from targets.quantize import (
     saturates,
     threads_of,
 )
+from targets.quiet import quiet
 from targets.session import GraphSession
 from targets.target import CompiledGraph, GraphSource
 
@@ -149,8 +150,6 @@ def _compile_fp16(source: GraphSource, out: Path, options: Mapping[str, Any]) ->
 def _compile_int8(source: GraphSource, out: Path, options: Mapping[str, Any]) -> CompiledGraph:
     ort = _runtime()
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-
-    from targets.onnx_files import quiet
 
     feeds = calibration_of(source)
     reduce_range = option(options, "reduce_range", saturates(), bool)

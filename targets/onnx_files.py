@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +11,7 @@ import numpy as np
 
 from profiles.errors import RequestError, require
 from targets.graph import Graph, TensorSpec
+from targets.quiet import quiet
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -124,6 +121,25 @@ def load_onnx(path: Path, weights: bool = True) -> Any:
         raise RequestError(f"{path}: not a valid ONNX file ({_line(error)})") from None
 
 
+def fix_axes(path: Path, graph: Graph, folder: Path) -> Path:
+    """A copy of an ONNX file in `folder` whose inputs have the graph's sizes; its other shapes are inferred anew."""
+    onnx = require("onnx", "onnx")
+    model = onnx.load(path)
+    specs = {spec.name: spec for spec in graph.inputs}
+    for value in model.graph.input:
+        if value.name in specs:
+            for dim, axis in zip(value.type.tensor_type.shape.dim, specs[value.name].shape, strict=True):
+                if isinstance(axis, int):
+                    dim.dim_value = axis
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        for dim in value.type.tensor_type.shape.dim:
+            dim.Clear()
+    folder.mkdir()
+    save_onnx(onnx.shape_inference.infer_shapes(model, data_prop=True), folder / "model.onnx")
+    return folder / "model.onnx"
+
+
 def external_files(model: Any) -> set[str]:
     """Names of the files, relative to the model, that hold its external weights."""
     onnx = require("onnx", "onnx")
@@ -153,16 +169,3 @@ def _name_batch_axis(model: Any) -> None:
 def _line(error: BaseException) -> str:
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep exporters' chatter from the terminal: loggers below ERROR, warnings, and what they print."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)

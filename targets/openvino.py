@@ -12,8 +12,8 @@ import numpy as np
 
 from profiles.errors import require
 from targets.graph import Graph
-from targets.onnx_files import quiet
 from targets.quantize import calibration_of, check_options, chunks, option, threads_of
+from targets.quiet import quiet
 from targets.session import GraphSession
 from targets.target import CompiledGraph, GraphSource
 

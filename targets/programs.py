@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-import warnings
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiles.errors import RequestError, require
 from profiles.storage import atomic_file
+from targets.quiet import quiet
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -49,7 +48,7 @@ def load_program(path: str | Path) -> ExportedProgram:
     torch = require("torch", "train")
     path = Path(path)
     written_by = _read_manifests(path, path)
-    with _quiet():
+    with quiet():
         try:
             return torch.export.load(_without_sample_inputs(path))
         except Exception as error:  # torch raises many types here, and logs the rest
@@ -125,18 +124,3 @@ def _without_sample_inputs(path: Path) -> io.BytesIO:
             target.writestr(info.filename, b"" if inner.startswith(SAMPLE_INPUTS) else source.read(info))
     copy.seek(0)
     return copy
-
-
-class _quiet:
-    """Silence torch.export's loggers and warnings for one call; its errors still arrive as exceptions."""
-
-    def __enter__(self) -> None:
-        self._warnings = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-        self._disabled = logging.root.manager.disable
-        logging.disable(logging.ERROR)
-
-    def __exit__(self, *error: object) -> None:
-        logging.disable(self._disabled)
-        self._warnings.__exit__(None, None, None)

@@ -1,4 +1,4 @@
-"""What sessions of all runtimes share: names and dtypes of feeds, fixed batches, and the session of PyTorch itself."""
+"""What sessions of all runtimes share: names and dtypes of feeds, fixed batches; and PyTorch's own."""
 
 from __future__ import annotations
 
@@ -58,20 +58,25 @@ def _cast(feeds: Arrays, name: str, dtype: str) -> np.ndarray:
     return np.ascontiguousarray(value)
 
 
-class TorchSession(GraphSession):
-    """The exported program of a bundle, run by PyTorch: the float reference."""
+class ModuleSession(GraphSession):
+    """A module or exported program in PyTorch, on the CPU: the float reference. Inputs go in by position."""
 
-    def __init__(self, graph: Graph, program: Path) -> None:
-        from targets.programs import load_program
-
+    def __init__(self, graph: Graph, module: Any) -> None:
         torch = require("torch", "train")
         super().__init__(graph, {"runtime": "torch", "precision": "fp32", "threads": torch.get_num_threads()})
-        self._module = load_program(program).module()
+        self._module = module
 
     def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         import torch
         from torch.utils._pytree import tree_leaves
 
         with torch.no_grad():
-            outputs = tree_leaves(self._module(*(torch.from_numpy(value) for value in feeds.values())))
+            outputs = tree_leaves(self._module(*(torch.from_numpy(np.array(value)) for value in feeds.values())))
         return {spec.name: out.numpy() for spec, out in zip(self.graph.outputs, outputs, strict=True)}
+
+
+def open_program(graph: Graph, program: Path) -> ModuleSession:
+    """The exported program of a bundle, run by PyTorch. Raises RequestError if this torch cannot read it."""
+    from targets.programs import load_program
+
+    return ModuleSession(graph, load_program(program).module())

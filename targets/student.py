@@ -14,7 +14,7 @@ from profiles.errors import RequestError
 from targets.bundle import Bundle
 from targets.glue import Evaluation, resolve_glue
 from targets.graph import Arrays
-from targets.session import TorchSession
+from targets.session import open_program
 from targets.target import Session, get_target
 
 
@@ -81,7 +81,7 @@ def load(path: str | Path, runtime: str | None = None) -> Student:
 def _open_graph(bundle: Bundle, name: str, runtime: str | None) -> Session:
     program = bundle.program(name)
     if runtime is None and program is not None:
-        return TorchSession(bundle.graphs[name], program)
+        return open_program(bundle.graphs[name], program)
     target = get_target(runtime or "onnx")  # a user's .onnx has no program: its own runtime is the reference
     with tempfile.TemporaryDirectory() as folder:
         compiled = target.compile(bundle.source(name), Path(folder), "fp32", {})

@@ -26,8 +26,8 @@ class LocalRunner:
     def measure(self, artifact: Artifact, device: Device, **settings: Any) -> Measurement:
         """Run the harness and write status and parity into the artifact.
 
-        `settings` are those of `targets.harness.measure`; latency is measured only if this machine is the device, unless
-        `latency` says otherwise. Raises SandboxError with the reason, after the artifact was marked as failed.
+        `settings` are those of `targets.harness.measure`; latency is measured only if this machine is the device,
+        unless `latency` says otherwise. Raises SandboxError with the reason, after the artifact was marked as failed.
         """
         settings.setdefault("latency", device.matches_this_machine())
         label = f"running {artifact.student_name} with {artifact.runtime} in {artifact.precision_requested}"
