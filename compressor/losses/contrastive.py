@@ -38,7 +38,8 @@ def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 
 def hardest_negatives(anchor: Tensor, keys: Tensor, target: Tensor) -> Tensor:
     """For each anchor the row of `keys` nearest to it that is not its own.
 
-    `anchor` (batch, dim), `keys` (keys, dim), `target` (batch,): each anchor's own row. Returns (batch,) indices. Rows are L2-normalised. No gradient flows through the choice.
+    `anchor` (batch, dim), `keys` (keys, dim), `target` (batch,): each anchor's own row. Returns (batch,) indices.
+    Rows are L2-normalised. No gradient flows through the choice.
     """
     with torch.no_grad():
         similarity = anchor @ keys.T

@@ -1,0 +1,67 @@
+"""Pretrained weights from the data sources, under the names that our networks use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from compressor.models.encoder import Encoder
+from profiles.errors import RequestError
+
+# lukemelas' EfficientNet (the weights' package) to timm's. Block numbers are handled apart: timm counts within stages.
+TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+DEPTHWISE_SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+INVERTED_RESIDUAL = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage, EfficientNet-B0's
+
+
+def load_weights(encoder: Encoder, network: str, source: str) -> None:
+    """Give `encoder.network` the weights of a data source (fetched if need be). Its head stays as it is.
+
+    Raises RequestError if the source has no weights or they belong to another network.
+    """
+    from compressor.data import fetch
+
+    directory = fetch(source)
+    files = sorted(directory.glob("*.safetensors"))
+    if len(files) != 1:
+        raise RequestError(f"teacher.weights {source}: that source holds no weights")
+    from safetensors.torch import load_file
+
+    if source != "efficientnet-lite0" or network != "timm:tf_efficientnet_lite0":
+        raise RequestError(f"teacher.weights {source}: they are for timm:tf_efficientnet_lite0, not for {network}")
+    encoder.network.load_state_dict(efficientnet_lite0_state(load_file(files[0])))
+
+
+def efficientnet_lite0_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The package's state dict under timm's names, without the classifier.
+
+    The network is timm's tf_efficientnet_lite0: TensorFlow's padding, batch norm's epsilon 1e-3, and RGB normalised
+    by mean 0.5 and deviation 0.5 (the stem's running statistics imply it, and timm's configuration says the same).
+    """
+    return {_timm_name(name): tensor for name, tensor in state.items() if not name.startswith("_fc.")}
+
+
+def _timm_name(name: str) -> str:
+    module, _, rest = name.partition(".")
+    if module in TOP:
+        return f"{TOP[module]}.{rest}"
+    match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
+    if match is None:
+        raise RequestError(f"{name}: not a tensor of EfficientNet-Lite0")
+    number, layer, parameter = int(match[1]), match[2], match[3]
+    stage = 0
+    while number >= LITE0_REPEATS[stage]:
+        number -= LITE0_REPEATS[stage]
+        stage += 1
+    layers = DEPTHWISE_SEPARABLE if stage == 0 else INVERTED_RESIDUAL
+    return f"blocks.{stage}.{number}.{layers[layer]}.{parameter}"

@@ -1,0 +1,125 @@
+"""The sketch student as a bundle: encoder graphs for the deployed canvases, real inputs, splits, lineage."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from compressor.data.sketch import pack_sketches
+from compressor.tasks.sketch.raster import MINIMUM_WIDTH_PX, rasterise_batch
+from compressor.tasks.sketch.teacher import accuracy_at_1
+from compressor.tasks.sketch.views import resize_photos
+from profiles.flops import count_module
+
+if TYPE_CHECKING:
+    from compressor.tasks.sketch.task import Task
+    from targets.export import BundleWriter
+
+THUMB_PX = 48
+CPU = torch.device("cpu")
+PACKAGES = ("torch", "timm", "numpy", "lightning-fabric", "torch-pruning", "resvg-py", "svgelements")
+
+
+def export(task: Task, writer: BundleWriter) -> None:
+    """Write graphs, inputs, splits, settings, teacher and lineage. The test part is read here, and nowhere before."""
+    deploy = task.config.deploy
+    task.teacher.cpu().eval()
+    task.student.cpu().eval()
+    for px in deploy.canvases:
+        _add_encoder(task, writer, px)
+    query = f"encoder_{deploy.canvas_px}"
+    writer.uses({"query": {query: 1}})
+    if task.config.gallery == "student":
+        _add_photo_encoder(task, writer)
+        writer.uses({"index": {"photo_encoder": 1}})
+    writer.settings(
+        {
+            "selector": {"kind": "fixed", "canvas_px": deploy.canvas_px},
+            "gallery": task.config.gallery,
+            "normalise": {"mean": 0.0, "std": 1.0},
+            "photo_normalise": {"mean": [0.0] * 3, "std": [1.0] * 3},
+            "minimum_width_px": MINIMUM_WIDTH_PX,
+        }
+    )
+    teacher_value = 0.0
+    for part in ("validation", "test"):
+        teacher_value = _add_split(task, writer, part)
+    _describe_teacher(task, writer, teacher_value)
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    writer.lineage({**task.describe(), "versions": versions})
+
+
+def _add_encoder(task: Task, writer: BundleWriter, px: int) -> None:
+    """One graph per canvas, one set of weights. Golden inputs are validation sketches, calibration training ones."""
+    name = f"encoder_{px}"
+    golden = _canvases(task, task.split.validation, task.config.deploy.golden, px)
+    writer.add_graph(name, task.student, {"canvas": golden[:2]}, outputs=("embedding",), weights="encoder")
+    writer.golden(name, {"canvas": golden})
+    writer.calibration(name, {"canvas": _canvases(task, task.split.train, task.config.deploy.calibration, px)})
+
+
+def _add_photo_encoder(task: Task, writer: BundleWriter) -> None:
+    """The same weights on photos."""
+    deploy = task.config.deploy
+    golden = _photos(task, task.split.validation, deploy.golden)
+    writer.add_graph("photo_encoder", task.student, {"image": golden[:2]}, outputs=("embedding",), weights="encoder")
+    writer.golden("photo_encoder", {"image": golden})
+    writer.calibration("photo_encoder", {"image": _photos(task, task.split.train, deploy.calibration)})
+
+
+def _spread(indices: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of them, evenly spread."""
+    return indices[np.unique(np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int))]
+
+
+def _canvases(task: Task, indices: np.ndarray, count: int, px: int) -> np.ndarray:
+    return rasterise_batch([task.sketches[index] for index in _spread(indices, count)], px)[:, None]
+
+
+def _photos(task: Task, indices: np.ndarray, count: int) -> np.ndarray:
+    pixels = _gallery_images(task, _spread(indices, count)).astype(np.float32) / 255
+    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+
+
+def _gallery_images(task: Task, indices: np.ndarray) -> np.ndarray:
+    """(n, px, px, 3) uint8 at the size that the photo encoder takes."""
+    return _resized(task.pairs.photos(indices)[:, task.gallery_vendor], task.config.deploy.canvas_px)
+
+
+def _resized(photos: np.ndarray, px: int) -> np.ndarray:
+    return (resize_photos(photos, px) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def _add_split(task: Task, writer: BundleWriter, part: str) -> float:
+    """The arrays that the glue evaluates, the teacher's and the student's acc@1. Returns the teacher's."""
+    indices: np.ndarray = getattr(task.split, part)
+    photos = task.pairs.photos(indices)[:, task.gallery_vendor]
+    arrays: dict[str, Any] = pack_sketches([task.sketches[index] for index in indices])
+    arrays["truth"] = np.arange(len(indices), dtype=np.int64)
+    arrays["labels"] = np.array([task.pairs.label(int(index)) for index in indices])
+    arrays["gallery_thumbs"] = _resized(photos, THUMB_PX)
+    if task.config.gallery == "student":
+        arrays["gallery_images"] = _gallery_images(task, indices)
+    else:
+        arrays["gallery"] = np.array(task.targets["photos"][indices])
+    teacher_value = task.teacher_accuracy(indices, CPU)
+    writer.split(part, arrays, teacher_value=teacher_value)
+    queries, gallery = task.student_embeddings(indices, task.config.deploy.canvas_px, CPU)
+    writer.metric("acc@1", accuracy_at_1(queries, gallery), split=part, n=len(indices), of="student")
+    writer.metric("acc@1", teacher_value, split=part, n=len(indices), of="teacher")
+    return teacher_value
+
+
+def _describe_teacher(task: Task, writer: BundleWriter, value: float) -> None:
+    px = task.config.teacher.canvas_px
+    costs = count_module(task.teacher, torch.zeros(1, 1, px, px))
+    writer.teacher(
+        name=f"{task.config.teacher.network.removeprefix('timm:')} at {px} px",
+        macs=costs.macs,
+        parameters=costs.parameters,
+        metric="acc@1",
+        value=value,
+    )

@@ -1,0 +1,153 @@
+"""Fine-grained sketch-based image retrieval: a photo network teaches a small network for small canvases.
+
+After "Sketch Down the FLOPs" (CVPR 2025), SketchyNetV1. The query is a vector sketch, the gallery are photos, one of
+which is right; the metric is acc@1. The canvas selector (SketchyNetV2) will be a further stage after `distill`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from compressor.context import seed_globally
+from compressor.data.pairs import PairDataset, Split, load_pairs
+from compressor.data.sketch import Sketch
+from compressor.models.encoder import Encoder, build_encoder
+from compressor.models.weights import load_weights
+from compressor.stage import Stage
+from compressor.stage import Task as BaseTask
+from compressor.tasks.sketch.config import SketchConfig
+from compressor.tasks.sketch.distill import DistillStage
+from compressor.tasks.sketch.teacher import (
+    TargetsStage,
+    TeacherStage,
+    accuracy_at_1,
+    embed_photos,
+    embed_sketches,
+    teacher_outputs,
+    views_of,
+)
+from profiles.errors import RequestError
+
+if TYPE_CHECKING:
+    from compressor.train import Context
+    from targets.export import BundleWriter
+
+
+class Task(BaseTask):
+    """Pairs, teacher, student, stages and metric.
+
+    pairs, split: the data and its parts by concept. sketches: of all pairs, in order. drawings: what the student learns
+    from, the training pairs' sketches first. views: `stages.targets.views` variations of each drawing, mirrored (n,).
+    targets: the teacher's "photos" (pairs, dim) and "views" (n, dim), once `load_targets` was called.
+    """
+
+    Config: ClassVar[type[SketchConfig]] = SketchConfig
+    config: SketchConfig
+    pairs: PairDataset
+    split: Split
+
+    def setup(self, context: Context) -> None:
+        config = self.config
+        self.pairs = load_pairs(config.data.source)
+        self.split = self.pairs.split(config.data.fold, config.data.validation_share)
+        self.gallery_vendor = self._vendor_index()
+        self.sketches: list[Sketch] = [self.pairs.sketch(index) for index in range(len(self.pairs))]
+        self.drawings = [self.sketches[index] for index in self.split.train]
+        if config.data.drawings:
+            self.drawings += self.pairs.drawings(self.split)
+        self.targets: Mapping[str, np.ndarray] = {}
+        self.views: list[Sketch] = []
+        self.teacher = self._build_teacher()
+        self._student: Encoder | None = None
+        if config.student.network != "pruned-teacher":
+            seed_globally(config.seed, "student")
+            self._student = self._build_student()
+
+    def _vendor_index(self) -> int:
+        name, vendors = self.config.data.gallery_vendor, self.pairs.vendors
+        if name is None:
+            return 0
+        if name not in vendors:
+            raise RequestError(f"data.gallery_vendor {name!r}: {self.pairs.name} has {', '.join(vendors)}")
+        return vendors.index(name)
+
+    # --- networks ---
+
+    def _build_teacher(self) -> Encoder:
+        settings = self.config.teacher
+        teacher = build_encoder(settings.network, settings.embedding_dim)
+        if settings.weights is not None:
+            load_weights(teacher, settings.network, settings.weights)
+        return teacher.to(memory_format=torch.channels_last)
+
+    def _build_student(self) -> Encoder:
+        student = self.config.student
+        encoder = build_encoder(
+            student.network, self.config.teacher.embedding_dim, in_channels=student.in_channels, width=student.width
+        )
+        return encoder.to(memory_format=torch.channels_last)
+
+    @property
+    def student(self) -> Encoder:
+        """The student. The pruned teacher exists only once the teacher is trained; carving it is deterministic."""
+        if self._student is None:
+            from compressor.prune import prune
+
+            ratio = self.config.student.macs_ratio
+            assert ratio is not None  # the recipe's schema says so
+            px = max(self.config.stages.distill.canvases)
+            teacher = copy.deepcopy(self.teacher).cpu()
+            self._student = prune(teacher, torch.zeros(1, 1, px, px), ratio, keep=[teacher.head])
+        return self._student
+
+    # --- embeddings, L2-normalised, float32 ---
+
+    def teacher_gallery(self, indices: np.ndarray, device: torch.device) -> np.ndarray:
+        settings = self.config.teacher
+        photos = self.pairs.photos(indices)[:, self.gallery_vendor]
+        return embed_photos(self.teacher, photos, settings.canvas_px, device, settings.flip_average)
+
+    def teacher_accuracy(self, indices: np.ndarray, device: torch.device) -> float:
+        sketches = [self.sketches[index] for index in indices]
+        queries = embed_sketches(self.teacher, sketches, self.config.teacher.canvas_px, device)
+        return accuracy_at_1(queries, self.teacher_gallery(indices, device))
+
+    def student_embeddings(
+        self, indices: np.ndarray, canvas_px: int, device: torch.device
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Sketches through the student on one canvas, and the gallery through whoever embeds it: (n, dim) each."""
+        queries = embed_sketches(self.student, [self.sketches[index] for index in indices], canvas_px, device)
+        if self.config.gallery == "teacher":
+            return queries, np.asarray(self.targets["photos"][indices])
+        photos = self.pairs.photos(indices)[:, self.gallery_vendor]
+        return queries, embed_photos(self.student, photos, canvas_px, device, flip_average=False)
+
+    def load_targets(self, context: Context) -> None:
+        """The views of every drawing, and what the teacher says about them and about the photos."""
+        settings = self.config.stages.targets
+        if not self.views:
+            self.views, self.mirrored = views_of(self.drawings, settings.views, settings.strength, self.config.seed)
+        if not self.targets:
+            self.targets = teacher_outputs(self, context, self.views)
+
+    def stages(self) -> list[Stage]:
+        return [TeacherStage(self), TargetsStage(self), DistillStage(self)]
+
+    def export(self, writer: BundleWriter) -> None:
+        from compressor.tasks.sketch.export import export
+
+        export(self, writer)
+
+    def describe(self) -> dict[str, Any]:
+        """What the data was: for the bundle's lineage."""
+        return {
+            "data": {"name": self.pairs.name, "sha256": self.pairs.hash, "fold": self.config.data.fold},
+            "split": {part: len(getattr(self.split, part)) for part in ("train", "validation", "test")}
+            | {"drawings": len(self.drawings) - len(self.split.train)},
+            "credits": self.pairs.credits,
+        }
