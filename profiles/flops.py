@@ -14,8 +14,9 @@ A product and a sum written as two elementwise operators are free, however large
 
 Parameters are the trained tensors that the graph uses, each once. In an ONNX file nothing tells a parameter from a
 constant: there, every float or 8-bit (or narrower) tensor of rank >= 1 counts, int32 biases of quantised layers too;
-scales, zero points, initial states of recurrent layers and single numbers in elementwise operators do not. A folded batch norm has C parameters in an ONNX file and 2 C in its module, and none if its
-bias is all zero, because the exporter then drops it.
+scales, zero points, initial states of recurrent layers and single numbers in elementwise operators do not. A folded
+batch norm has C parameters in an ONNX file and 2 C in its module, and none if its bias is all zero: the exporter then
+drops it.
 
 Activation bytes of a layer are those of its output. Views and in-place operators take none. `peak_activation_bytes` is
 the largest sum of tensors that live at the same time, inputs included, in the order of the graph: what a memory planner
@@ -72,8 +73,8 @@ def count_module(
     """Count a torch module in eval mode, without running it (its torch.export graph is counted).
 
     inputs: example tensors, positional (a tensor or a tuple) or by name (a dict). Every tensor is cut to its
-    first item along `batch_axis`, so that the count is for a batch of 1; None takes the inputs as they are (and is what a
-    module needs whose inputs have no common batch axis).
+    first item along `batch_axis`, so that the count is for a batch of 1; None takes the inputs as they are (for
+    modules whose inputs have no common batch axis).
     Raises MissingError without torch, RequestError for a module that torch.export cannot trace.
     """
     from profiles.flops_torch import count_module

@@ -282,7 +282,7 @@ def _gemm(inputs: list[Shape | None], out: Shape | None, attributes: Attributes)
 
 
 def _recurrent(inputs: list[Shape | None], out: Shape | None, attributes: Attributes) -> int:
-    # X is (time, batch, in), or with layout 1 (batch, time, in); W is (directions, gates x H, in), R (.., gates x H, H).
+    # X is (time, batch, in), or with layout 1 (batch, time, in); W is (directions, gates x H, in), R (.., H).
     x, w, r = (_need(shape) for shape in inputs[:3])
     return recurrent_macs(x[0] * x[1], [w[1:], r[1:]] * w[0])
 

@@ -93,7 +93,7 @@ MICROSOFT_SAME_SHAPE = _names("""
     SkipLayerNormalization SkipSimplifiedLayerNormalization
 """)
 
-# Inputs, by position, that hold settings of an operator (scales, zero points, bounds, initial states) and no trained weights.
+# Inputs, by position, that hold settings of an operator and no trained weights: scales, zero points, initial states.
 ONNX_SETTINGS: dict[str, frozenset[int]] = {
     "QuantizeLinear": frozenset({1, 2}),
     "DequantizeLinear": frozenset({1, 2}),
