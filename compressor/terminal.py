@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -13,6 +14,7 @@ from rich.text import Text
 from compressor.report import words
 from profiles.results import Record, Results
 
+PIPE_COLUMNS = 120
 STATUS_STYLES = {
     "verified": "green",
     "built": "cyan",
@@ -86,9 +88,21 @@ def _group_title(student: str, device: str, records: Sequence[Record]) -> Text:
     return title
 
 
+def _console(console: Console | None) -> Console:
+    """The given one, or standard output; a pipe has no width, and gets enough for the widest table."""
+    if console is None:
+        console = Console()
+        if not console.is_terminal and "COLUMNS" not in os.environ:
+            console.width = PIPE_COLUMNS
+    return console
+
+
 def print_table(results: Results, console: Console | None = None) -> None:
-    """One table per student and device: what each artifact costs and what it still knows. Fits 100 columns."""
-    console = console or Console()
+    """One table per student and device: what each artifact costs and what it still knows; below it, every reason.
+
+    Fits 100 columns. On narrower terminals the interval of the mean and the MACs are left out.
+    """
+    console = _console(console)
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in _whole_students(results.records):
         groups.setdefault((record.student, record.device), []).append(record)
@@ -96,44 +110,48 @@ def print_table(results: Results, console: Console | None = None) -> None:
         console.print("no results")
     for (student, device), records in groups.items():
         console.print(_group_title(student, device, records))
-        console.print(_artifact_table(records))
+        console.print(_artifact_table(records, console.width))
+        for record in records:
+            if record.reason:
+                status = Text(record.status, style=STATUS_STYLES[record.status])
+                console.print(Text.assemble(_artifact(record), " ", status, ": ", record.reason))
+        console.print()
 
 
-def _artifact_table(records: Sequence[Record]) -> Table:
+def _artifact(record: Record) -> str:
+    """Runtime and precision: the one asked for and, where it differs, the one that came out."""
+    got = record.precision
+    arrow = f"→{got}" if got and got != record.precision_requested else ""
+    graph = "" if record.graph == "*" else f" {record.graph}"
+    return f"{record.runtime} {record.precision_requested}{arrow}{graph}"
+
+
+def _artifact_table(records: Sequence[Record], width: int) -> Table:
+    columns: list[tuple[str, Callable[[Record], Text]]] = [
+        ("bytes", lambda record: _number(words.size(record.artifact_bytes))),
+        ("MACs", lambda record: _number(words.count(record.macs))),
+        ("p50 ms", _latency),
+        ("mean 95 % ms", _interval_ms),
+        ("metric [95 %]", _metric),
+        ("vs float", _versus_float),
+    ]
+    left_out = {"mean 95 % ms"} if width < 98 else set()
+    left_out |= {"MACs"} if width < 84 else set()
+    columns = [column for column in columns if column[0] not in left_out]
     table = _table()
-    several_graphs = any(record.graph != "*" for record in records)
-    if several_graphs:
-        table.add_column("graph", overflow="fold")
     table.add_column("artifact", overflow="fold")
     table.add_column("status", no_wrap=True)
-    for name in ("bytes", "MACs", "p50 ms", "mean 95 %"):
+    for name, _ in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("metric [95 %]", justify="right", no_wrap=True)
-    table.add_column("vs float", justify="right", no_wrap=True)
-    table.add_column("reason", overflow="fold", ratio=1, min_width=12)
     for record in records:
-        artifact = f"{record.runtime} {record.precision_requested}"
-        if record.precision and record.precision != record.precision_requested:
-            artifact += f" (got {record.precision})"
-        cells: list[Text] = [Text(record.graph)] if several_graphs else []
-        cells += [
-            Text(artifact),
-            Text(record.status, style=STATUS_STYLES[record.status]),
-            _number(words.size(record.artifact_bytes)),
-            _number(words.count(record.macs)),
-            _latency(record),
-            _interval_ms(record),
-            _metric(record),
-            _versus_float(record),
-            Text(record.reason or ""),
-        ]
-        table.add_row(*cells)
+        cells = [cell(record) for _, cell in columns]
+        table.add_row(Text(_artifact(record)), Text(record.status, style=STATUS_STYLES[record.status]), *cells)
     return table
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], empty: str = "nothing", console: Console | None = None) -> None:
     """Rows of named values, one column per name in order of first appearance; `empty` is said when there are none."""
-    console = console or Console()
+    console = _console(console)
     if not rows:
         console.print(Text(empty))
         return
@@ -164,7 +182,7 @@ def print_costs(costs: Mapping[str, Any], console: Console | None = None) -> Non
 
     `costs` maps a graph's name to a `profiles.flops.Costs`.
     """
-    console = console or Console()
+    console = _console(console)
     for name, graph_costs in costs.items():
         console.print(Text(name, style="bold"))
         table = _table(show_footer=True)

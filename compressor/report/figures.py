@@ -54,7 +54,8 @@ def _axis(title: str, **more: Any) -> dict[str, Any]:
 
 def log_axis(title: str, low: float, high: float, unit: str) -> dict[str, Any]:
     """A logarithmic axis with few, round, labelled ticks; `unit` is "count", "bytes" or "ms"."""
-    low, high = low / 1.25, high * 1.25
+    pad = max(1.3, (high / low) ** 0.08)
+    low, high = low / pad, high * pad
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 3, 4, 5, 6, 8), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         ticks = [step * 10.0**decade for decade in decades for step in steps if low <= step * 10.0**decade <= high]
@@ -130,12 +131,13 @@ def available_axes(rows: Sequence[Row]) -> list[CostAxis]:
     return [axis for axis in COST_AXES if any(axis.value(row) for row in scored)]
 
 
-def _spread(values: Sequence[float]) -> list[float]:
-    """The same values, with equal ones fanned out by a few percent so that every point can be seen."""
+def _spread(values: Sequence[float], axis_ratio: float) -> list[float]:
+    """The same values, with equal ones fanned out so that each point can be seen on an axis from 1 to `axis_ratio`."""
     spread = list(values)
     for index, value in enumerate(values):
         twins = [i for i, other in enumerate(values) if abs(math.log(other / value)) < 0.01]
-        spread[index] = value * 1.035 ** (twins.index(index) - (len(twins) - 1) / 2)
+        step = axis_ratio ** min(0.022, 0.18 / len(twins))
+        spread[index] = value * step ** (twins.index(index) - (len(twins) - 1) / 2)
     return spread
 
 
@@ -145,8 +147,11 @@ def tradeoff(cards: Sequence[Card], axis: CostAxis, encoding: Encoding) -> dict[
     if not rows:
         return None
     costs = [axis.value(row) or 0.0 for row in rows]
-    traces = [_point(row, x, cost, axis, encoding) for row, x, cost in zip(rows, _spread(costs), costs, strict=True)]
     teachers = [(each.teacher, axis.of_teacher(each.teacher), each.metric) for each in cards if each.metric]
+    every_cost = [*costs, *(cost for _, cost, _ in teachers if cost)]
+    places = _spread(costs, max(2.0, max(every_cost) / min(every_cost)))
+    every_cost += places
+    traces = [_point(row, x, cost, axis, encoding) for row, x, cost in zip(rows, places, costs, strict=True)]
     scores = [bound for row in rows for bound in _metric(row).ci95]
     shapes, notes = [], []
     for name, value, dash, side in _references(cards):
@@ -161,14 +166,13 @@ def tradeoff(cards: Sequence[Card], axis: CostAxis, encoding: Encoding) -> dict[
         })  # fmt: skip
     for teacher, cost, metric in teachers:
         if teacher and cost and metric and metric.teacher_value is not None:
-            costs.append(cost)
             traces.append(_teacher_point(teacher, cost, metric.teacher_value, axis))
     low, high = min(scores), max(scores)
     pad = 0.12 * ((high - low) or abs(high) or 1.0)
     metric = _metric(rows[0])
     better = "higher" if metric.higher_is_better else "lower"
     return _figure(traces, {
-        "xaxis": log_axis(axis.title, min(costs), max(costs), axis.unit),
+        "xaxis": log_axis(axis.title, min(every_cost), max(every_cost), axis.unit),
         "yaxis": _axis(f"{metric.name} ({better} is better)", range=[low - pad, high + pad], nticks=6),
         "shapes": shapes, "annotations": notes,
     })  # fmt: skip

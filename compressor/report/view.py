@@ -251,7 +251,7 @@ def _less_accurate(row: Row) -> list[str]:
     sure = "outside" if row.worse_than_float else "within"
     return [
         f"is less accurate than the float student: {metric.name} {words.score(metric.value)} against "
-        f"{words.score(metric.float_value)} ({words.difference(change)}, {sure} its 95 % interval)."
+        f"{words.score(metric.float_value)} ({words.difference(change)}, {sure} its 95{words.NBSP}% interval)."
     ]
 
 

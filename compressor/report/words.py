@@ -10,18 +10,18 @@ MINUS = "\u2212"
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """`value` with so many significant digits and no exponent.
+    """`value` with so many significant digits, all those before the point, and no exponent.
 
     >>> significant(0.084512), significant(12.3456), significant(20049)
     ('0.0845', '12.3', '20049')
     """
     if value == 0:
         return "0"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     rounded = round(value, decimals)
-    if rounded and math.floor(math.log10(abs(rounded))) > math.floor(math.log10(abs(value))):
+    if decimals and math.floor(math.log10(abs(rounded))) > math.floor(math.log10(abs(value))):
         decimals -= 1  # 9.996 has become 10.0
-    return f"{rounded:.{max(0, decimals)}f}"
+    return f"{rounded:.{decimals}f}"
 
 
 def _scaled(value: float, units: tuple[str, ...], step: float = 1000.0) -> str:

@@ -114,7 +114,13 @@ def _records(student: str, rng: np.random.Generator, samples: dict[str, list[flo
                 }
                 budget = _budget(device, latency and latency["p50"], BYTES[precision])
                 whole = _record(
-                    student, device, runtime, precision, task_metric=_metric(value), budget=budget, **shared
+                    student,
+                    device,
+                    runtime,
+                    precision,
+                    task_metric=_metric(value),
+                    budget=budget,
+                    **shared | {"parity": None},
                 )
                 if budget["artifact_bytes"]["state"] == "missed":
                     whole |= {"status": "rejected", "reason": "artifact_bytes 371204 is over the budget of 300000"}

@@ -1,0 +1,396 @@
+"""The report without a browser: what it says, what it refuses, what it never does."""
+
+from __future__ import annotations
+
+import base64
+import doctest
+import io
+import json
+import math
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from compressor.report import details as details_module
+from compressor.report import figures, view, words, write_report
+from compressor.report.pictures import encode_png, shown_examples
+from compressor.report.tables import training_series
+from profiles.errors import MissingError, RequestError
+from profiles.results import Record
+from tests.compressor.report_fixture import EVIL, STUDENT, details, results, write_run
+
+
+class Page(HTMLParser):
+    """Tags, visible text and ids of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self._hidden = 0
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._hidden += tag in ("script", "style")
+
+    def handle_endtag(self, tag):
+        self._hidden -= tag in ("script", "style")
+
+    def handle_data(self, data):
+        if not self._hidden:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).replace(words.NBSP, " ").split())
+
+    @property
+    def sections(self) -> list[str]:
+        return [attributes["id"] for tag, attributes in self.tags if tag == "section"]
+
+
+def page_of(paths, tmp_path) -> tuple[Page, str]:
+    write_report(paths, tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    return Page(html), html
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("full")
+    return page_of([write_run(folder)], folder)
+
+
+def record(**fields) -> Record:
+    required = {"student": "s", "graph": "*", "device": "host", "runtime": "r", "precision_requested": "fp32"}
+    return Record.model_validate({**required, "status": "verified", **fields})
+
+
+def latency(mean, half, p50=None):
+    return {
+        "p50": p50 or mean, "p90": mean, "p99": mean, "mean": mean, "ci95": [mean - half, mean + half],
+        "n": 100, "threads": 1, "warmup": 5,
+    }  # fmt: skip
+
+
+def metric(value, **more):
+    base = {
+        "name": "acc",
+        "n": 100,
+        "split": "test",
+        "float_value": 0.5,
+        "teacher_value": 0.8,
+        "higher_is_better": True,
+    }
+    return {**base, "value": value, "ci95": [value - 0.05, value + 0.05], **more}
+
+
+def rows(*records: Record):
+    return view.rows_of(records, details_module.Details(schema=1))
+
+
+# ---- the page
+
+
+def test_page_has_every_section_in_the_order_of_a_busy_reader(full):
+    assert full[0].sections == [
+        "summary", "tradeoff", "latency", "size", "parity", "layers", "queries", "training", "budgets", "reproduce",
+        "credits",
+    ]  # fmt: skip
+
+
+def test_sections_without_details_are_left_out(tmp_path):
+    page, html = page_of([write_run(tmp_path, with_details=False)], tmp_path)
+    assert page.sections == ["summary", "tradeoff", "latency", "size", "parity", "budgets", "reproduce", "credits"]
+    assert "teacher's is not known" in page.text and "data:image" not in html
+
+
+def test_page_loads_nothing_from_anywhere(full):
+    page, _ = full
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base"), tag
+        if tag != "a":
+            for name in ("src", "srcset", "href", "poster", "action"):
+                address = attributes.get(name) or "data:"
+                assert address.startswith("data:"), (tag, address[:80])
+    policy = next(
+        a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy.startswith("default-src 'none'")
+
+
+def test_names_are_text_and_never_markup(full):
+    page, html = full
+    assert EVIL not in html and EVIL in page.text
+    scripts = [attributes for tag, attributes in page.tags if tag == "script"]
+    assert len(scripts) == 3  # figures, plotly, ours
+    assert not any("onerror" in attributes for _, attributes in page.tags)
+    links = [
+        attributes["href"] for tag, attributes in page.tags if tag == "a" and not attributes["href"].startswith("#")
+    ]
+    assert links and all(link.startswith("https://") for link in links)
+
+
+def test_page_stays_below_three_megabytes(full):
+    assert len(full[1]) < 3_000_000
+
+
+def test_rows_that_did_not_work_stand_there_with_their_reason(full):
+    text = full[0].text
+    for record_ in results()[0]["records"]:
+        if record_["graph"] == "*" and record_.get("reason"):
+            assert f"{record_['status']}" in text and record_["reason"] in text
+    assert "3 rejected 1 failed 1 unsupported" in text
+
+
+def test_headline_compares_with_the_teacher(full):
+    text = full[0].text
+    assert "1/153 of the teacher's 2.34 M against 358 M" in text  # 358e6 / 2337792 = 153.1
+    assert "1/40 of the teacher's 92.4 k against 3.70 M" in text  # 3.7e6 / 92400 = 40.04
+    assert "61 % of the teacher's 0.393" in text  # .241 / .393 = .613
+
+
+def test_numbers_that_are_null_are_called_not_measured(tmp_path):
+    run = results()[0]["run"]
+    empty = record(status="built", reason="nothing here can run it").model_dump(mode="json")
+    (tmp_path / "results.json").write_text(json.dumps({"schema": 1, "run": run, "records": [empty]}))
+    page, html = page_of([tmp_path / "results.json"], tmp_path)
+    assert page.text.count("not measured") >= 8
+    assert page.sections == ["summary", "reproduce"]
+    assert 'id="plotly"' not in html, "a page without plots carries no plotting library"
+    assert "None" not in page.text.split()
+
+
+def test_results_without_records_make_a_page(tmp_path):
+    run = results()[0]["run"]
+    (tmp_path / "results.json").write_text(json.dumps({"schema": 1, "run": run, "records": []}))
+    assert "The results hold no records." in page_of([tmp_path / "results.json"], tmp_path)[0].text
+
+
+def test_artifact_of_another_machine_is_not_passed_off_as_the_device(full):
+    text = full[0].text
+    assert "on the host, not the device" in text
+    assert "No latency for x86-laptop: its artifacts ran on the host (made-up-host), not on the device." in text
+
+
+def test_emulated_and_estimated_are_called_so(tmp_path):
+    run = results()[0]["run"]
+    emulated = record(
+        device="cortex", ran_on={"kind": "emulator", "name": "qemu-arm"}, artifact_bytes=10,
+        cost={"kind": "npu_cycles", "value": 12_000, "source": "estimated"},
+    ).model_dump(mode="json")  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps({"schema": 1, "run": run, "records": [emulated]}))
+    text = page_of([tmp_path / "results.json"], tmp_path)[0].text
+    assert "emulated (qemu-arm)" in text and "npu cycles (estimated)" in text
+    assert "The cost on cortex is a compiler's estimate, not a measurement." in text
+    assert "No latency for cortex" in text
+
+
+# ---- several files
+
+
+def test_several_results_become_one_page(tmp_path):
+    paths = [write_run(tmp_path / "a"), write_run(tmp_path / "b", student="second & student")]
+    page, _ = page_of(paths, tmp_path)
+    assert f"{STUDENT} and second & student on host and x86-laptop" in page.text
+
+
+def test_newer_measurement_of_an_artifact_replaces_the_older_and_the_page_says_so(tmp_path):
+    older = write_run(tmp_path / "a", date="2031-02-03T04:05:06+00:00")
+    newer = write_run(tmp_path / "b", date="2031-02-04T04:05:06+00:00")
+    changed = json.loads(newer.read_text())
+    changed["records"] = changed["records"][:1]
+    changed["records"][0]["artifact_bytes"] = 123_456_000
+    newer.write_text(json.dumps(changed))
+    page, _ = page_of([newer, older], tmp_path)  # the date decides, not the order
+    assert "123 MB" in page.text
+    assert "1 older records of the same artifacts were replaced" in page.text
+    assert page.text.count("on the host, not the device") == page_of([older], tmp_path)[0].text.count(
+        "on the host, not the device"
+    )
+
+
+# ---- what it refuses
+
+
+def test_wrong_input_is_one_line_that_names_the_file(tmp_path):
+    path = write_run(tmp_path)
+    for change, words_ in (
+        (lambda d: d.update(layer={}), "details.json: layer"),
+        (lambda d: d.update(schema=2), "details.json: schema"),
+        (lambda d: d["latency_samples_ms"].update(x=["fast"]), "details.json: latency_samples_ms.x"),
+        (lambda d: d["examples"][STUDENT][0].update(query_png="bm90IGEgcGljdHVyZQ=="), "not a PNG or JPEG"),
+        (lambda d: d["examples"][STUDENT][0].update(query_png="***"), "not a PNG or JPEG"),
+    ):
+        value = details(results()[1])
+        change(value)
+        (tmp_path / "details.json").write_text(json.dumps(value))
+        with pytest.raises(RequestError) as caught:
+            write_report([path], tmp_path / "report.html")
+        assert words_ in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(RequestError, match="no such file"):
+        write_report([tmp_path / "nothing.json"], tmp_path / "report.html")
+    with pytest.raises(RequestError, match=r"no results\.json"):
+        write_report([], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_refused_page_leaves_the_old_one(tmp_path):
+    path = write_run(tmp_path, with_details=False)
+    write_report([path], tmp_path / "report.html")
+    before = (tmp_path / "report.html").read_bytes()
+    (tmp_path / "details.json").write_text('{"schema": 1, "credits": 7}')
+    with pytest.raises(RequestError):
+        write_report([path], tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize("module", ["jinja2", "plotly", "PIL"])
+def test_missing_extra_is_named(tmp_path, monkeypatch, module):
+    path = write_run(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [_Without(module), *sys.meta_path])
+    with pytest.raises(MissingError, match=r"edge-compressor\[report\]"):
+        write_report([path], tmp_path / "report.html")
+
+
+class _Without:
+    def __init__(self, module):
+        self.module = module
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == self.module:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+# ---- what it says in words
+
+
+def test_int8_slower_than_fp32_is_called_out_with_its_certainty():
+    slow = record(precision_requested="int8", latency_ms=latency(0.61, 0.01))
+    sure = view.findings(rows(record(latency_ms=latency(0.42, 0.01)), slow))
+    unsure = view.findings(rows(record(latency_ms=latency(0.60, 0.02)), slow))
+    fast = view.findings(rows(record(latency_ms=latency(0.9, 0.01)), slow))
+    assert sure == [
+        "r int8 on host is slower than fp32: mean 0.610 ms against 0.420 ms (the intervals do not overlap)."
+    ]
+    assert unsure[0].endswith("(the intervals overlap).") and fast == []
+
+
+def test_loss_of_accuracy_is_called_out_in_the_right_direction():
+    worse = view.findings(rows(record(precision_requested="int8", task_metric=metric(0.4))))
+    better = view.findings(rows(record(precision_requested="int8", task_metric=metric(0.6))))
+    error = view.findings(rows(record(task_metric=metric(0.6, higher_is_better=False, name="CER"))))
+    assert "less accurate" in worse[0] and "outside its 95" in worse[0] and "−0.100" in worse[0]
+    assert better == [] and "less accurate" in error[0] and "+0.100" in error[0]
+
+
+def test_int8_that_is_no_smaller_is_called_out():
+    said = view.findings(rows(record(artifact_bytes=1000), record(precision_requested="int8", artifact_bytes=1200)))
+    assert said == [f"r int8 on host is no smaller than fp32: 1.20{words.NBSP}kB against 1.00{words.NBSP}kB."]
+
+
+def test_best_is_the_fastest_verified_and_names_what_it_cannot_be_told_from():
+    a = record(runtime="a", latency_ms=latency(0.50, 0.02), artifact_bytes=9)
+    b = record(runtime="b", latency_ms=latency(0.52, 0.02), artifact_bytes=5)
+    rejected = record(runtime="c", status="rejected", latency_ms=latency(0.1, 0.01), artifact_bytes=1)
+    card = view.cards_of(rows(b, a, rejected), details_module.Details(schema=1))[0]
+    assert card.best.artifact == "a fp32" and "b fp32" in card.best_because
+    assert card.statuses == [("verified", 2), ("rejected", 1)]
+
+
+def test_best_without_any_latency_is_the_smallest_verified_file():
+    card = view.cards_of(
+        rows(record(runtime="a", artifact_bytes=9), record(runtime="b", artifact_bytes=5)),
+        details_module.Details(schema=1),
+    )[0]
+    assert card.best.artifact == "b fp32" and "latency was not measured" in card.best_because
+
+
+def test_no_verified_artifact_means_no_best():
+    card = view.cards_of(rows(record(status="failed", artifact_bytes=1)), details_module.Details(schema=1))[0]
+    assert card.best is None
+
+
+def test_student_without_a_row_of_its_own_is_shown_by_graph():
+    graphs = [record(graph="encoder"), record(graph="decoder")]
+    assert view.whole_students(graphs) == graphs
+    assert view.whole_students([*graphs, record()]) == [record()]
+
+
+# ---- numbers
+
+
+def test_examples_in_the_docstrings_of_words():
+    assert doctest.testmod(words).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (999, "999"),
+        (999.6e3, "1.00 M"),
+        (1000, "1.00 k"),
+        (20.05e9, "20.1 G"),
+        (0, "0"),
+        (4.2, "4.20"),
+        (9.996e6, "10.0 M"),
+    ],
+)
+def test_counts_keep_three_digits(value, text):
+    assert words.count(value).replace(words.NBSP, " ") == text
+
+
+def test_three_significant_digits_are_right_over_ten_decades():
+    rng = np.random.default_rng(0)
+    for value in 10 ** rng.uniform(-5, 5, 2000):
+        assert float(words.significant(value)) == pytest.approx(value, rel=0.005)
+
+
+def test_distribution_is_the_empirical_one():
+    samples = np.random.default_rng(1).permutation(np.arange(1, 1001)).tolist()
+    x, y = figures._quantiles(samples, 50)
+    assert all(share == pytest.approx(value / 1000) for value, share in zip(x, y, strict=True))
+    assert x[0] == 1 and x[-1] == 995 and len(x) == 50
+    assert figures._quantiles([3.0], 50) == ([3.0], [1.0])
+
+
+def test_axis_ticks_are_few_round_and_inside_the_range():
+    for low, high in ((0.2, 0.25), (1.1, 1.1), (3e5, 3e8), (0.01, 900), (92_400, 92_400)):
+        for unit in ("ms", "bytes", "count"):
+            axis = figures.log_axis("", low, high, unit)
+            assert 1 <= len(axis["tickvals"]) <= 6, (low, high)
+            left, right = (10**end for end in axis["range"])
+            assert left < low and right > high and all(left <= tick <= right for tick in axis["tickvals"])
+    labels = figures.log_axis("", 0.05, 10, "ms")["ticktext"]
+    assert [float(label) for label in labels] == pytest.approx(figures.log_axis("", 0.05, 10, "ms")["tickvals"])
+
+
+def test_points_of_equal_cost_are_spread_around_it_in_order():
+    spread = figures._spread([2.0, 2.0, 2.0, 50.0], 100.0)
+    assert spread[3] == 50.0 and spread[1] == pytest.approx(2.0) and spread[0] < spread[1] < spread[2]
+    assert math.sqrt(spread[0] * spread[2]) == pytest.approx(2.0)
+
+
+def test_long_training_series_keep_their_mean_and_drop_what_is_no_number():
+    lines = [{"step": i, "stage": "a", "loss": float(i % 7), "note": "text", "bad": float("nan")} for i in range(2400)]
+    series = training_series(lines)
+    assert [(s.stage, s.metric, len(s.points)) for s in series] == [("a", "loss", 2400)]
+    drawn = figures.curve(series[0].points)["data"][0]
+    assert len(drawn["x"]) <= figures.CURVE_POINTS
+    assert np.mean(drawn["y"]) == pytest.approx(np.mean([i % 7 for i in range(2400)]), rel=1e-3)
+
+
+def test_pictures_keep_their_pixels():
+    picture = np.random.default_rng(2).integers(0, 255, (20, 30, 3)).astype(np.uint8)
+    example = {"title": "t", "query_png": encode_png(picture), "answers": [{"label": "x", "correct": False}]}
+    shown = shown_examples({"s": [details_module.Example.model_validate(example)]})["s"][0]
+    from PIL import Image
+
+    decoded = Image.open(io.BytesIO(base64.b64decode(shown.picture.url.split(",")[1])))
+    assert np.array_equal(np.asarray(decoded), picture) and (shown.picture.width, shown.picture.height) == (30, 20)
+    assert not shown.found and shown.rank is None

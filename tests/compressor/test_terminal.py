@@ -1,0 +1,86 @@
+"""Tables on the terminal: complete, honest about what is missing, and no wider than promised."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from compressor.terminal import print_costs, print_rows, print_table
+from profiles.flops import Costs, Layer
+from profiles.results import Results
+from tests.compressor.report_fixture import results
+
+
+def printed(function, *arguments, width=100, **options) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    function(*arguments, console=console, **options)
+    return console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def run() -> Results:
+    return Results.model_validate(results()[0])
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_table_fits_and_cuts_no_number(run, width):
+    text = printed(print_table, run, width=width)
+    assert all(len(line) <= width for line in text.splitlines())
+    assert "…" not in text
+    for name in ("openvino fp16", "unsupported", "371 kB", "0.241 [0.194, 0.289]", "−0.012"):
+        assert name in text
+
+
+def test_table_at_100_columns_has_every_column(run):
+    heading = next(line for line in printed(print_table, run).splitlines() if "artifact" in line)
+    columns = ("artifact", "status", "bytes", "MACs", "p50 ms", "mean 95 % ms", "metric [95 %]", "vs float")
+    assert all(name in heading for name in columns)
+
+
+def test_every_reason_is_printed_and_nothing_unmeasured_has_a_number(run):
+    text = printed(print_table, run, width=200)
+    for record in run.records:
+        if record.graph == "*" and record.reason:
+            assert f"{record.runtime} {record.precision_requested} {record.status}: {record.reason}" in text
+    failed = next(line for line in text.splitlines() if "failed" in line and ":" not in line)
+    assert failed.split() == ["onnx", "fp16", "failed", "-", "2.34", "M", "-", "-", "-", "-"]
+
+
+def test_markup_in_a_name_is_printed_as_it_is(run):
+    changed = run.model_copy(update={"records": [run.records[0].model_copy(update={"student": "[red]x[/red]"})]})
+    assert "[red]x[/red] on host" in printed(print_table, changed)
+
+
+def test_precision_that_came_out_is_told_from_the_one_asked_for(run):
+    changed = run.model_copy(update={"records": [run.records[0].model_copy(update={"precision": "fp16"})]})
+    assert "onnx fp32→fp16" in printed(print_table, changed)
+
+
+def test_no_records_is_said(run):
+    assert printed(print_table, run.model_copy(update={"records": []})) == "no results\n"
+
+
+def test_rows_print_one_column_per_name():
+    text = printed(print_rows, [{"name": "[b]a", "n": 3, "ok": True}, {"name": "b", "x": 0.123456, "ok": False}])
+    lines = [line.split() for line in text.splitlines() if line.strip() and "─" not in line]
+    assert lines == [["name", "n", "ok", "x"], ["[b]a", "3", "yes", "-"], ["b", "-", "no", "0.1235"]]
+    assert printed(print_rows, [], empty="no difference") == "no difference\n"
+
+
+def test_costs_print_every_layer_the_sums_and_what_was_not_counted():
+    layers = (
+        Layer("conv", "Conv", 1_000_000, 500, 4096, (1, 8, 8, 16)),
+        Layer("relu", "Relu", 0, 0, 4096, (1, 8, 8, 16)),
+    )
+    costs = Costs(
+        macs=1_000_000, parameters=500, activation_bytes=8192, peak_activation_bytes=8192, layers=layers,
+        uncounted={"Mystery": 2}, input_shapes={"x": (1, 3, 8, 8)},
+    )  # fmt: skip
+    text = printed(print_costs, {"encoder": costs, "decoder": costs})
+    assert text.count("1.00 M") == 4 and text.count("not counted: Mystery x 2") == 2  # layer and sum, in two graphs
+    assert "1×8×8×16" in text and "8.19 kB" in text
+    whole = printed(print_costs, {"encoder": SimpleNamespace(**{**costs.__dict__, "uncounted": {}})})
+    assert "every operator was counted" in whole
