@@ -282,7 +282,7 @@ def _normalise(raw: Graph, data: Data | None, model: str) -> tuple[Graph, bool]:
 def _axis_from_data(spec: TensorSpec, axis: int, data: Data | None, graph: Graph, model: str) -> int:
     if data is None:
         raise RequestError(
-            f"{model}: axis {axis} of input {spec.name} is dynamic ({spec.shape[axis]}): give --data, whose shape is used"
+            f"{model}: axis {axis} of input {spec.name} is dynamic ({spec.shape[axis]}): give --data, to take it from"
         )
     only = len(graph.inputs) == 1 and len(data.inputs) == 1
     value = next(iter(data.inputs.values())) if only else data.inputs.get(spec.name)
