@@ -5,12 +5,14 @@ Archives are kept in the user's cache directory and read in memory: nothing of a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,6 +25,7 @@ from profiles.storage import atomic_file, sha256_file
 
 CACHE_VARIABLE = "EDGE_COMPRESSOR_CACHE"
 TIMEOUT_S = 600
+STALE_S = 3600
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def fetch_archive(package: Package) -> Path:
     if path.exists() and sha256_file(path) == package.sha256:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent, ".download-*")
     with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as directory:
         got = _download(package, Path(directory))
         found = sha256_file(got)
@@ -69,6 +73,14 @@ def fetch_archive(package: Package) -> Path:
         with atomic_file(path) as temporary:
             os.replace(got, temporary)
     return path
+
+
+def sweep(directory: Path, pattern: str) -> None:
+    """Remove what a killed process left behind: temporary directories that nobody has written to for an hour."""
+    for entry in directory.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):  # another process swept it
+            if entry.is_dir() and time.time() - entry.stat().st_mtime > STALE_S:
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 def read_members(archive: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:

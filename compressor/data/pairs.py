@@ -109,8 +109,7 @@ class PairDataset:
         return Split(train=rest[~is_held], validation=rest[is_held], test=np.flatnonzero(folds == fold))
 
     def drawings(self, split: Split | None = None) -> list[Sketch]:
-        """Sketches without a photo. With a split: those whose concept is neither in validation nor in test, whatever it is
-        by."""
+        """Sketches without a photo. With a split (by either): those whose concept is in neither validation nor test."""
         closed: set[str] = set()
         if split is not None:
             closed = {self.concept(int(index)) for index in np.concatenate([split.validation, split.test])}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.data.packages import CACHE_VARIABLE, Package, cache_root, fetch_archive
+from compressor.data.packages import CACHE_VARIABLE, Package, cache_root, fetch_archive, sweep
 from profiles.errors import MissingError
 from profiles.storage import atomic_directory, read_json, sha256_tree, write_json
 
@@ -64,6 +64,7 @@ def build_once(path: Path, name: str, fill: Callable[[Path], Mapping[str, Any]])
     if (path / MANIFEST).is_file():
         return path
     try:
+        sweep(path.parent, f".{path.name}.tmp-*")
         with atomic_directory(path) as directory:
             facts = fill(directory)
             files = sha256_tree(directory)

@@ -1,0 +1,181 @@
+"""The glue ranks as the arithmetic says, with any selector's canvases, without torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compressor.data.sketch import Sketch, pack_sketches
+from compressor.tasks.sketch import glue as glue_module
+from compressor.tasks.sketch.glue import Glue
+from compressor.tasks.sketch.raster import rasterise
+from profiles.errors import RequestError
+from profiles.storage import save_npz
+from targets.glue import resolve_glue
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {"selector": {"kind": "fixed", "canvas_px": 16}}
+
+
+def bar(height: float) -> Sketch:
+    return Sketch.from_strokes([[[0.1, height], [0.9, height]]], 0.1)
+
+
+def flatten(feeds):
+    """An encoder whose embedding is the canvas itself."""
+    return {"embedding": feeds["canvas"].reshape(len(feeds["canvas"]), -1)}
+
+
+@pytest.fixture
+def sketches():
+    return [bar(height) for height in np.linspace(0.1, 0.9, 9)]
+
+
+@pytest.fixture
+def arrays(sketches):
+    """Nine bars; the gallery holds their own canvases, backwards."""
+    gallery = np.stack([rasterise(sketch, 16).reshape(-1) for sketch in sketches])[::-1]
+    return {
+        **pack_sketches(sketches),
+        "truth": np.arange(9)[::-1].copy(),
+        "gallery": 7 * gallery,  # lengths do not count
+        "gallery_thumbs": np.arange(9, dtype=np.uint8)[:, None, None, None] * np.ones((9, 4, 4, 3), np.uint8),
+        "labels": np.array([f"bar {index}" for index in range(9)]),
+    }
+
+
+def test_the_glue_is_found_by_the_tasks_name_and_needs_no_torch():
+    assert resolve_glue("sketch") is Glue
+    heavy = ("torch", "numba", "PIL", "svgelements", "compressor.recipe")
+    code = f"import sys, compressor.tasks.sketch.glue; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_perfect_encoder_is_always_right(arrays):
+    evaluation = Glue({"encoder_16": flatten}, SETTINGS, None).evaluate(arrays)
+    assert evaluation.name == "acc@1" and evaluation.scores.tolist() == [1.0] * 9
+    assert evaluation.extras == {"acc@5": 1.0, "acc@10": 1.0}
+    assert len(Glue({"encoder_16": flatten}, SETTINGS, None).evaluate(arrays, limit=4).scores) == 4
+
+
+def test_ranks_are_those_of_a_hand_made_gallery():
+    sketches = [bar(0.5)] * 3
+    gallery = np.zeros((12, 2))
+    angles = np.deg2rad(np.arange(12) * 5.0)  # the k-th photo is k * 5 degrees from the query
+    gallery[:, 0], gallery[:, 1] = np.cos(angles), np.sin(angles)
+    arrays = {**pack_sketches(sketches), "truth": np.array([0, 4, 9]), "gallery": gallery}
+
+    def encoder(feeds):
+        return {"embedding": np.tile(np.array([3.0, 0.0], np.float32), (len(feeds["canvas"]), 1))}
+
+    evaluation = Glue({"encoder_16": encoder}, SETTINGS, None).evaluate(arrays)
+    assert evaluation.scores.tolist() == [1.0, 0.0, 0.0]
+    assert evaluation.extras == {"acc@5": pytest.approx(2 / 3), "acc@10": 1.0}
+
+
+@pytest.mark.parametrize("value", [1.0, 0.0, np.nan, np.inf])
+def test_a_student_that_says_the_same_of_everything_is_never_right(arrays, value):
+    def encoder(feeds):
+        return {"embedding": np.full((len(feeds["canvas"]), 256), value, np.float32)}
+
+    same = {**arrays, "gallery": np.ones((9, 256))}
+    with np.errstate(invalid="ignore"):
+        evaluation = Glue({"encoder_16": encoder}, SETTINGS, None).evaluate(same)
+    assert evaluation.value == 0.0 and evaluation.extras["acc@5"] == 0.0
+
+
+def test_a_query_alone_gets_the_answer_of_the_evaluation(arrays, sketches, tmp_path):
+    save_npz(tmp_path / "gallery.npz", {"embeddings": arrays["gallery"], "labels": arrays["labels"]})
+    shapes = []
+
+    def encoder(feeds):
+        shapes.append(feeds["canvas"].shape)
+        assert feeds["canvas"].dtype == np.float32
+        return flatten(feeds)
+
+    glue = Glue({"encoder_16": encoder}, SETTINGS, tmp_path)
+    answers = [glue(query) for query in glue.queries(arrays)]
+    assert [answer.indices[0] for answer in answers] == arrays["truth"].tolist()
+    assert answers[0].labels[0] == "bar 8" and answers[0].canvas_px == 16
+    assert answers[0].similarities[0] == pytest.approx(1.0, abs=1e-5)
+    assert set(shapes) == {(1, 1, 16, 16)}
+
+
+def test_the_encoder_gets_ink_as_the_settings_normalise_it(arrays):
+    seen = []
+
+    def encoder(feeds):
+        seen.append(feeds["canvas"])
+        return flatten(feeds)
+
+    settings = {**SETTINGS, "normalise": {"mean": 0.25, "std": 0.5}}
+    Glue({"encoder_16": encoder}, settings, None).evaluate(arrays)
+    assert seen[0].min() == pytest.approx(-0.5) and seen[0].max() == pytest.approx(1.5)
+
+
+def test_a_selector_may_choose_another_canvas_for_every_sketch(arrays, monkeypatch):
+    class ByHeight:
+        def __init__(self, settings, graphs):
+            self.canvases = (8, 16)
+
+        def __call__(self, sketch):
+            return 8 if sketch.points[0, 1] < 0.5 else 16
+
+    monkeypatch.setitem(glue_module.SELECTORS, "by-height", ByHeight)
+    calls = {8: 0, 16: 0}
+
+    def encoder(canvas_px):
+        def call(feeds):
+            assert feeds["canvas"].shape[1:] == (1, canvas_px, canvas_px)
+            calls[canvas_px] += len(feeds["canvas"])
+            pooled = feeds["canvas"].reshape(len(feeds["canvas"]), 8, canvas_px // 8, 8, canvas_px // 8).mean((2, 4))
+            return {"embedding": pooled.reshape(len(pooled), -1)}
+
+        return call
+
+    graphs = {"encoder_8": encoder(8), "encoder_16": encoder(16)}
+    glue = Glue(graphs, {"selector": {"kind": "by-height"}}, None)
+    evaluation = glue.evaluate({**arrays, "gallery": np.random.default_rng(0).normal(size=(9, 64))})
+    assert calls == {8: 4, 16: 5} and len(evaluation.scores) == 9
+    with pytest.raises(RequestError, match="chooses a 8 px canvas, but there is no encoder_8"):
+        Glue({"encoder_16": encoder(16)}, {"selector": {"kind": "by-height"}}, None)
+
+
+def test_a_students_gallery_is_embedded_by_its_photo_encoder(arrays, sketches):
+    images = np.stack([255 * rasterise(sketch, 16) for sketch in sketches]).astype(np.uint8)
+    arrays = {name: value for name, value in arrays.items() if name != "gallery"}
+    arrays["gallery_images"] = images[::-1, :, :, None].repeat(3, axis=3)
+
+    def photo_encoder(feeds):
+        assert feeds["image"].dtype == np.float32 and feeds["image"].shape[1:] == (3, 16, 16)
+        return {"embedding": feeds["image"][:, 0].reshape(len(feeds["image"]), -1) * 0.5 + 0.5}
+
+    settings = {**SETTINGS, "gallery": "student", "photo_normalise": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    glue = Glue({"encoder_16": flatten, "photo_encoder": photo_encoder}, settings, None)
+    assert glue.evaluate(arrays).value == 1.0
+    with pytest.raises(RequestError, match="the split: no array 'gallery_images'"):
+        glue.evaluate({name: value for name, value in arrays.items() if name != "gallery_images"})
+
+
+def test_examples_show_the_query_as_the_encoder_saw_it_and_what_was_found(arrays):
+    examples = Glue({"encoder_16": flatten}, SETTINGS, None).examples(arrays, 3)
+    assert [example.title for example in examples] == ["bar 8 (16 px)", "bar 4 (16 px)", "bar 0 (16 px)"]
+    for example in examples:
+        assert example.query.shape == (96, 96, 1) and example.query.dtype == np.uint8
+        assert len(example.answers) == 5
+        assert [answer.correct for answer in example.answers] == [True, False, False, False, False]
+        best = example.answers[0]
+        assert best.label == example.title.removesuffix(" (16 px)") and best.image[0, 0, 0] == int(best.label[-1])
+
+
+def test_what_is_missing_is_said(arrays, sketches, tmp_path):
+    with pytest.raises(RequestError, match="selector 'oracle': this version knows fixed"):
+        Glue({}, {"selector": {"kind": "oracle"}}, None)
+    glue = Glue({"encoder_16": flatten}, SETTINGS, tmp_path)
+    with pytest.raises(RequestError, match="no gallery"):
+        glue(sketches[0])
+    with pytest.raises(RequestError, match="no array 'sketch_widths'"):
+        glue.evaluate({name: value for name, value in arrays.items() if name != "sketch_widths"})
