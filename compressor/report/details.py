@@ -13,7 +13,7 @@ from profiles.storage import read_json
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Layer(_Strict):
@@ -73,7 +73,7 @@ class Details(_Strict):
     notes: dict[str, list[str]] = {}  # same keys as latency_samples_ms: what the runtime did that a reader should know
     extra_metrics: dict[str, dict[str, float]] = {}  # same keys; further metrics by name, e.g. acc@5
     remarks: list[str] = []  # on the whole run, e.g. that weights are random
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
     def merge(self, other: Details) -> None:
         """Take over what `other` has; where both have a key, the other's value stands."""

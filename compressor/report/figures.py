@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compressor.report import words
-from compressor.report.details import Teacher
+from compressor.report.details import Teacher, record_key
 from compressor.report.view import Card, Row
 from profiles.errors import require
 
@@ -243,13 +243,12 @@ def _quantiles(samples: Sequence[float], points: int) -> tuple[list[float], list
 
 def distributions(rows: Sequence[Row], samples_ms: Mapping[str, Sequence[float]], encoding: Encoding) -> Any:
     """Share of calls that took at most so many milliseconds. `samples_ms` by `details.record_key`; None without any."""
-    from compressor.report.details import record_key
-
     go = require("plotly.graph_objects", "report")
     traces, everything = [], []
     for row in rows:
-        samples = samples_ms.get(record_key(row.record), ())
-        if row.record.latency_ms is None or not samples or min(samples) <= 0:
+        # a clock too coarse for the call gives zeros, which a logarithmic axis has no place for
+        samples = [sample for sample in samples_ms.get(record_key(row.record), ()) if sample > 0]
+        if row.record.latency_ms is None or not samples:
             continue
         x, y = _quantiles(samples, ECDF_POINTS)
         everything += [x[0], x[-1]]

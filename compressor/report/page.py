@@ -151,13 +151,15 @@ def web_address(url: str | None) -> str | None:
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested names and values as rows of text."""
+    """Nested names and values as rows of text; bytes with their unit."""
     rows: list[tuple[str, str]] = []
     for name, inner in value.items():
         if isinstance(inner, Mapping):
             rows += flat(inner, f"{prefix}{name}.")
         elif isinstance(inner, list | tuple):
             rows.append((f"{prefix}{name}", ", ".join(map(str, inner))))
+        elif name.endswith("_bytes") and isinstance(inner, int):
+            rows.append((f"{prefix}{name.removesuffix('_bytes')}", words.size(inner)))
         else:
             rows.append((f"{prefix}{name}", NOT_KNOWN if inner is None else str(inner)))
     return rows

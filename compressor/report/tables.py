@@ -66,6 +66,8 @@ def budget_value(name: str, value: float | None) -> str:
         return words.NOT_MEASURED
     if name.endswith("bytes"):
         return words.size(value)
+    if name in ("macs", "instructions", "npu_cycles"):
+        return words.count(value)
     return f"{words.milliseconds(value)}{words.NBSP}ms" if name.endswith("ms") else words.significant(value)
 
 

@@ -201,7 +201,7 @@ def findings(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         who = f"{row.record.student}, {row.artifact}" if several_students else row.artifact
         reference = _float_row(row, rows)
-        for sentence in (*_slower(row, reference), *_larger(row, reference), *_less_accurate(row)):
+        for sentence in (*_slower(row, reference), *_larger(row, reference), *_less_accurate(row, reference)):
             devices.setdefault((who, sentence), []).append(row.record.device)
     said = [f"{who} on {listed(where)} {sentence}" for (who, sentence), where in devices.items()]
     return said + _about_devices(rows)
@@ -244,14 +244,20 @@ def _larger(row: Row, reference: Row | None) -> list[str]:
     ]
 
 
-def _less_accurate(row: Row) -> list[str]:
-    metric, change = row.record.task_metric, row.versus_float
-    if metric is None or change is None or change == 0 or (change > 0) == metric.higher_is_better:
+def _less_accurate(row: Row, reference: Row | None) -> list[str]:
+    """Against the float student or, where its value is not known, against the fp32 artifact."""
+    metric = row.record.task_metric
+    if metric is None:
         return []
-    sure = "outside" if row.worse_than_float else "within"
+    other, name = metric.float_value, "the float student"
+    if other is None and reference is not None and reference.record.task_metric is not None:
+        other, name = reference.record.task_metric.value, "fp32"
+    if other is None or metric.value == other or (metric.value > other) == metric.higher_is_better:
+        return []
+    sure = "within" if metric.ci95[0] <= other <= metric.ci95[1] else "outside"
     return [
-        f"is less accurate than the float student: {metric.name} {words.score(metric.value)} against "
-        f"{words.score(metric.float_value)} ({words.difference(change)}, {sure} its 95{words.NBSP}% interval)."
+        f"is less accurate than {name}: {metric.name} {words.score(metric.value)} against {words.score(other)} "
+        f"({words.difference(metric.value - other)}, {sure} its 95{words.NBSP}% interval)."
     ]
 
 

@@ -222,6 +222,7 @@ def test_wrong_input_is_one_line_that_names_the_file(tmp_path):
         (lambda d: d.update(layer={}), "details.json: layer"),
         (lambda d: d.update(schema=2), "details.json: schema"),
         (lambda d: d["latency_samples_ms"].update(x=["fast"]), "details.json: latency_samples_ms.x"),
+        (lambda d: d["latency_samples_ms"].update(x=[float("nan")]), "details.json: latency_samples_ms.x"),
         (lambda d: d["examples"][STUDENT][0].update(query_png="bm90IGEgcGljdHVyZQ=="), "not a PNG or JPEG"),
         (lambda d: d["examples"][STUDENT][0].update(query_png="***"), "not a PNG or JPEG"),
     ):
@@ -287,6 +288,13 @@ def test_loss_of_accuracy_is_called_out_in_the_right_direction():
     error = view.findings(rows(record(task_metric=metric(0.6, higher_is_better=False, name="CER"))))
     assert "less accurate" in worse[0] and "outside its 95" in worse[0] and "−0.100" in worse[0]
     assert better == [] and "less accurate" in error[0] and "+0.100" in error[0]
+
+
+def test_accuracy_is_held_against_fp32_where_the_float_value_is_not_known():
+    fp32 = record(task_metric=metric(0.52, float_value=None))
+    int8 = record(precision_requested="int8", task_metric=metric(0.50, float_value=None))
+    said = view.findings(rows(fp32, int8))
+    assert len(said) == 1 and "less accurate than fp32: acc 0.500 against 0.520 (−0.020, within" in said[0]
 
 
 def test_int8_that_is_no_smaller_is_called_out():
