@@ -104,6 +104,24 @@ def test_a_query_alone_gets_the_answer_of_the_evaluation(arrays, sketches, tmp_p
     assert set(shapes) == {(1, 1, 16, 16)}
 
 
+def test_without_a_gallery_of_its_own_a_student_searches_the_splits_embedded_before_the_first_query(arrays):
+    glue = Glue({"encoder_16": flatten}, SETTINGS, None)
+    assert [glue(query).labels[0] for query in glue.queries(arrays)] == [f"bar {index}" for index in range(9)][::-1]
+
+    images = (255 * arrays["gallery"].reshape(9, 16, 16, 1).repeat(3, axis=3) / 7).astype(np.uint8)
+    calls = []
+
+    def photo_encoder(feeds):
+        calls.append(len(feeds["image"]))
+        return {"embedding": feeds["image"][:, 0].reshape(len(feeds["image"]), -1)}
+
+    graphs = {"encoder_16": flatten, "photo_encoder": photo_encoder}
+    glue = Glue(graphs, {**SETTINGS, "gallery": "student"}, None)
+    queries = list(glue.queries({**arrays, "gallery_images": images}))
+    assert calls == [9]
+    assert [glue(query).indices[0] for query in queries] == arrays["truth"].tolist() and calls == [9]
+
+
 def test_the_encoder_gets_ink_as_the_settings_normalise_it(arrays):
     seen = []
 

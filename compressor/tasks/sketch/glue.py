@@ -107,8 +107,7 @@ class Glue:
                 raise RequestError("this student has no gallery (assets/gallery.npz), so it can only be evaluated")
             arrays = load_npz(self._gallery_path)
             embeddings = self._embed_gallery(arrays, "images", "embeddings", str(self._gallery_path))
-            labels = arrays.get("labels", np.arange(len(embeddings)).astype(str))
-            self._gallery = embeddings, tuple(str(label) for label in labels)
+            self._gallery = embeddings, _labels(arrays, len(embeddings))
         return self._gallery
 
     def evaluate(self, arrays: Arrays, limit: int | None = None) -> Evaluation:
@@ -127,6 +126,14 @@ class Glue:
         return Evaluation(METRIC, (rank == 1).astype(np.float64), extras=extras)
 
     def queries(self, arrays: Arrays) -> Iterator[Sketch]:
+        """The split's sketches. A student without a gallery of its own looks for them in the split's from here on.
+
+        The gallery is embedded before the first query: it is no part of a query's cost.
+        """
+        if self._gallery_path is None or not self._gallery_path.is_file():
+            embeddings = self._split_gallery(arrays)
+            self._gallery = embeddings, _labels(arrays, len(embeddings))
+        self.gallery()
         for index in range(_count(arrays)):
             yield unpack_sketch(arrays, index)
 
@@ -137,7 +144,7 @@ class Glue:
         sketches = [unpack_sketch(arrays, index) for index in chosen]
         gallery = self._split_gallery(arrays)
         similarities = self._similarities(sketches, gallery)
-        labels = arrays.get("labels", np.arange(len(gallery)).astype(str))
+        labels = _labels(arrays, len(gallery))
         thumbs = arrays.get("gallery_thumbs")
         examples = []
         for sketch, index, row in zip(sketches, chosen, similarities, strict=True):
@@ -145,7 +152,7 @@ class Glue:
             seen = pixels_uint8(rasterise(sketch, canvas_px, self.minimum_width_px))
             zoom = max(round(PICTURE_PX / canvas_px), 1)
             answers = tuple(
-                Answer(None if thumbs is None else thumbs[best], str(labels[best]), int(best) == truth)
+                Answer(None if thumbs is None else thumbs[best], labels[best], int(best) == truth)
                 for best in np.argsort(-row, kind="stable")[:5]
             )
             picture = seen.repeat(zoom, axis=0).repeat(zoom, axis=1)[..., None]
@@ -190,6 +197,14 @@ def _count(arrays: Arrays) -> int:
     if missing:
         raise RequestError(f"the split has no array {missing[0]!r}, so it is none of the sketch task")
     return len(arrays["truth"])
+
+
+def _labels(arrays: Arrays, count: int) -> tuple[str, ...]:
+    """The gallery's labels; numbers where there are none."""
+    labels = tuple(str(label) for label in arrays.get("labels", range(count)))
+    if len(labels) != count:
+        raise RequestError(f"{len(labels)} labels for a gallery of {count} photos")
+    return labels
 
 
 def _normalised(embeddings: np.ndarray) -> np.ndarray:
