@@ -1,0 +1,342 @@
+"""The main job: students x devices x runtimes x precisions -> artifacts -> measurements -> results.json and a page."""
+
+from __future__ import annotations
+
+import datetime
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compressor import records
+from compressor.details import DetailsWriter
+from compressor.records import Subject
+from compressor.subjects import is_bundle, open_bundle
+from profiles.device import Device, host_info, load_device
+from profiles.errors import MissingError, RequestError
+from profiles.flops import Costs, count_onnx
+from profiles.results import Record, Results, Run
+from targets import sandbox
+from targets.artifact import Artifact, compile_bundle, tool_versions
+from targets.bundle import SPLITS, Bundle
+from targets.glue import Evaluation
+from targets.measurement import Measurement
+from targets.runners import get_runner
+from targets.student import load
+from targets.target import get_target
+
+PRECISIONS = ("fp32", "fp16", "int8")
+EXAMPLES = 8
+
+
+@dataclass
+class BenchRequest:
+    """What `compressor bench` and `compressor compile` were asked for. None: what the device profile says."""
+
+    subjects: Sequence[str]
+    devices: Sequence[str]
+    out: Path
+    command: str
+    runtimes: Sequence[str] | None = None
+    precisions: Sequence[str] | None = None
+    overrides: Sequence[str] = field(default_factory=list)
+    data: str | None = None
+    metric: str | None = None
+    runner: str | None = None
+    resume: bool = False
+
+    @property
+    def explicit_precisions(self) -> set[str]:
+        return {precision for precision in self.precisions or () if precision != "auto"}
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One cell of the matrix. `refusal`: why it is not tried, known beforehand."""
+
+    device: Device
+    runtime: str
+    precision: str
+    refusal: str | None = None
+
+
+def bench(request: BenchRequest) -> Results:
+    """Compile, check and measure; writes results.json, details.json and report.html into `request.out`.
+
+    Raises RequestError before any work if the request cannot be served, MissingError if nothing asked for is installed.
+    """
+    from compressor.report import write_report
+
+    devices = _devices(request)
+    combinations = list(_combinations(request, devices))
+    run = _run(request)
+    found: list[Record] = []
+    details = DetailsWriter(devices)
+    for name in request.subjects:
+        subject = _open_subject(name, request)
+        _refuse_int8_without_data(subject.bundle, request)
+        details.add_subject(subject)
+        for combination in combinations:
+            found += _measure(subject, combination, request, details)
+    results = Results(schema=1, run=run, records=found)
+    request.out.mkdir(parents=True, exist_ok=True)
+    details.write(request.out / "details.json")
+    results.write(request.out / "results.json")
+    write_report([request.out / "results.json"], request.out / "report.html")
+    return results
+
+
+def verdict(results: Results, request: BenchRequest) -> int:
+    """The exit code: 0 if every student has a good artifact on every device, and what was asked for by name came out.
+
+    Good is verified, or built or deferred where nothing here can run it. Otherwise 1.
+    """
+    good = ("verified", "built", "deferred")
+    whole = [record for record in results.records if record.graph == "*"]
+    served = {(record.student, record.device) for record in whole if record.status in good}
+    left_out = {(record.student, record.device) for record in whole} - served
+    named = request.explicit_precisions
+    bad = [r for r in whole if r.precision_requested in named and r.status in ("rejected", "failed")]
+    return 1 if left_out or bad else 0
+
+
+def compile_only(request: BenchRequest) -> list[dict[str, Any]]:
+    """Compile without running. Returns one row per artifact."""
+    combinations = list(_combinations(request, _devices(request)))
+    rows = []
+    for name in request.subjects:
+        bundle = open_bundle(name, _work(request, name), data=request.data)
+        _refuse_int8_without_data(bundle, request)
+        for cell in combinations:
+            row: dict[str, Any] = {
+                "student": bundle.student,
+                "device": cell.device.name,
+                "runtime": cell.runtime,
+                "precision": cell.precision,
+            }
+            if refusal := _refusal(bundle, cell):
+                rows.append({**row, "status": "unsupported", "artifact": None, "bytes": None, "reason": refusal})
+                continue
+            artifact = _compile(bundle, cell, request)
+            reason = artifact.reason
+            if artifact.status == "built" and reason is None:
+                reason = f"not run yet: compressor verify {artifact.path} --device {cell.device.name}"
+            built = {"artifact": str(artifact.path), "bytes": artifact.bytes, "reason": reason}
+            rows.append({**row, "status": artifact.status, **built})
+    return rows
+
+
+def evaluate(path: str, split: str) -> dict[str, Any]:
+    """The task metric of a bundle (on PyTorch) or an artifact (on its runtime) on one split, with its interval."""
+    from profiles.statistics import bootstrap_interval
+
+    if split not in SPLITS:
+        raise RequestError(f"--split {split}: there are {', '.join(SPLITS)}")
+    evaluation = load(path).evaluate(split)
+    low, high = bootstrap_interval(evaluation.scores, evaluation.weights)
+    return {
+        "metric": evaluation.name,
+        "value": evaluation.value,
+        "ci95": [low, high],
+        "n": len(evaluation.scores),
+        "split": split,
+        **evaluation.extras,
+    }
+
+
+def profile(subject: str, data: str | None = None) -> dict[str, Costs]:
+    """Costs per graph of a bundle or a model; nothing is run."""
+    from profiles.flops import count_program
+
+    if is_bundle(subject):
+        return _count(Bundle.open(subject))
+    path = Path(subject)
+    if path.suffix.lower() == ".onnx" and data is None:
+        return {path.stem: count_onnx(path)}
+    if path.suffix.lower() == ".pt2" and data is None:
+        return {path.stem: count_program(path)}
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        return _count(open_bundle(subject, Path(folder), data=data))
+
+
+def verify(path: Path, devices: Sequence[str], runner: str | None) -> list[dict[str, Any]]:
+    """Run the golden inputs of an artifact and compare with the float outputs. Returns one row per graph."""
+    artifact = Artifact.open(path)
+    if len(devices) > 1:
+        raise RequestError("verify takes one --device")
+    device = load_device(devices[0] if devices else artifact.device)
+    if not all(entry["files"] for entry in artifact.manifest["graphs"].values()):
+        raise RequestError(f"{path}: there is nothing to run, its status is {artifact.status} ({artifact.reason})")
+    where = get_runner(_runner_name(device, runner))
+    try:
+        found = where.measure(artifact, device, splits=(), latency=False)
+    except sandbox.SandboxError as error:
+        common = {"status": "failed", "ran_on": None, "reason": error.reason}
+        return [{"graph": name, **common} for name in artifact.graphs]
+    rows = []
+    for name in artifact.graphs:
+        entry, parity = artifact.manifest["graphs"][name], found.parity(name)
+        rows.append(
+            {
+                "graph": name,
+                "status": entry["status"],
+                "ran_on": f"{found.ran_on.kind} {found.ran_on.name}",
+                "max_abs": parity.max_abs,
+                "cosine_min": parity.cosine_min,
+                "sqnr_db": parity.sqnr_db,
+                "n": parity.n,
+                "reason": entry["reason"],
+            }
+        )
+    return rows
+
+
+# -- the parts of the main job -------------------------------------------------------------------------------------
+
+
+def _devices(request: BenchRequest) -> list[Device]:
+    if not request.devices:
+        raise RequestError("which device? give --device NAME (see: compressor devices) or --device profile.yaml")
+    if not request.subjects:
+        raise RequestError("what? give a bundle, a recipe or a model")
+    devices = [load_device(name) for name in request.devices]
+    names = [device.name for device in devices]
+    if len(set(names)) < len(names):
+        raise RequestError(f"two devices have the name {max(names, key=names.count)!r}")
+    return devices
+
+
+def _combinations(request: BenchRequest, devices: Sequence[Device]) -> Iterator[Combination]:
+    """Every cell of the matrix. What was asked for by name and cannot be is an error, the rest has a refusal."""
+    for precision in request.explicit_precisions - set(PRECISIONS):
+        raise RequestError(f"--precision {precision}: there are auto, {', '.join(PRECISIONS)}")
+    refusals: dict[str, MissingError] = {}
+    cells = []
+    for device in devices:
+        for runtime in request.runtimes or ():
+            get_target(runtime)  # an unknown runtime is named as such
+            if runtime not in device.runtimes:
+                has = ", ".join(device.runtimes)
+                raise RequestError(f"--runtime {runtime}: device {device.name} has {has}")
+        for runtime in request.runtimes or device.runtimes:
+            allowed = device.runtimes[runtime].precisions
+            wanted = [p for p in PRECISIONS if p in (request.explicit_precisions or allowed)]
+            if refused := [precision for precision in wanted if precision not in allowed]:
+                raise RequestError(
+                    f"--precision {refused[0]}: device {device.name} takes {', '.join(allowed)} with {runtime}"
+                )
+            try:
+                get_target(runtime).version()
+            except MissingError as error:
+                refusals[runtime] = error
+            reason = str(refusals[runtime]) if runtime in refusals else None
+            cells += [Combination(device, runtime, precision, reason) for precision in wanted]
+    if refusals and (request.runtimes or all(cell.refusal for cell in cells)):
+        raise next(iter(refusals.values()))
+    yield from cells
+
+
+def _refuse_int8_without_data(bundle: Bundle, request: BenchRequest) -> None:
+    if "int8" in request.explicit_precisions and (reason := _lacks_calibration(bundle)):
+        raise RequestError(reason)
+
+
+def _lacks_calibration(bundle: Bundle) -> str | None:
+    missing = [name for name in bundle.graphs if bundle.calibration(name) is None]
+    return "int8 needs --data: without real inputs there is nothing to take ranges from" if missing else None
+
+
+def _refusal(bundle: Bundle, cell: Combination) -> str | None:
+    return cell.refusal or (_lacks_calibration(bundle) if cell.precision == "int8" else None)
+
+
+def _work(request: BenchRequest, name: str) -> Path:
+    """Where a subject's bundle is made: OUT itself for one subject, a folder in it for each of several."""
+    if len(request.subjects) == 1:
+        return request.out
+    return request.out / "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-.")
+
+
+def _open_subject(name: str, request: BenchRequest) -> Subject:
+    bundle = open_bundle(
+        name,
+        _work(request, name),
+        data=request.data,
+        metric=request.metric,
+        overrides=request.overrides,
+        resume=request.resume,
+    )
+    return Subject(bundle, _count(bundle), _evaluate_float(bundle))
+
+
+def _count(bundle: Bundle) -> dict[str, Costs]:
+    return {name: count_onnx(bundle.source(name).onnx) for name in bundle.graphs}
+
+
+def _evaluate_float(bundle: Bundle) -> dict[str, Evaluation]:
+    """The float student on every split: the reference of each compiled one."""
+    if not bundle.manifest.get("has_metric"):
+        return {}
+    _say(f"evaluating {bundle.student} in float")
+    student = load(bundle.path)
+    return {split: student.evaluate(split) for split in SPLITS if bundle.has_split(split)}
+
+
+def _measure(subject: Subject, cell: Combination, request: BenchRequest, details: DetailsWriter) -> list[Record]:
+    """One cell of the matrix: compile, run, judge."""
+    if refusal := _refusal(subject.bundle, cell):
+        return records.known_beforehand(subject, cell.device, cell.runtime, cell.precision, "unsupported", refusal)
+    artifact = _compile(subject.bundle, cell, request)
+    found: Measurement | None = None
+    if artifact.status == "built":
+        _say(f"running {artifact.student_name} on {cell.device.name}: {cell.runtime} {cell.precision}")
+        try:
+            found = get_runner(_runner_name(cell.device, request.runner)).measure(
+                artifact, cell.device, examples=EXAMPLES
+            )
+        except sandbox.SandboxError as error:
+            _say(f"failed: {error.reason}")
+            artifact = Artifact.open(artifact.path)
+    shown = "test" if subject.bundle.has_split("test") else "validation"
+    rows = records.measured(subject, cell.device, artifact, found, shown)
+    details.add_artifact(rows, artifact, found, shown)
+    return rows
+
+
+def _compile(bundle: Bundle, cell: Combination, request: BenchRequest) -> Artifact:
+    _say(f"compiling {bundle.student} for {cell.device.name}: {cell.runtime} {cell.precision}")
+    folder = f"{cell.runtime}-{cell.precision}"
+    out = request.out / "artifacts" / bundle.student / cell.device.name / folder
+    return compile_bundle(bundle, cell.device, cell.runtime, cell.precision, out)
+
+
+def _runner_name(device: Device, asked: str | None) -> str:
+    if asked:
+        return asked
+    return device.runner.kind if device.runner else "local"
+
+
+def _run(request: BenchRequest) -> Run:
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return Run(command=request.command, commit=_commit(), date=now, host=host_info(), versions=tool_versions())
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this code runs from; None for an installed package."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return None
+    status = ["git", "status", "--porcelain", "--untracked-files=no"]
+    dirty = subprocess.run(status, cwd=root, capture_output=True, text=True, check=False).stdout.strip()
+    return done.stdout.strip() + ("+changes" if dirty else "")
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,118 @@
+"""Writes details.json: what the report shows beyond results.json (schema: compressor/report/details.py)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from profiles.device import Device
+from profiles.results import Record
+from profiles.storage import write_json
+
+if TYPE_CHECKING:
+    from compressor.records import Subject
+    from targets.artifact import Artifact
+    from targets.measurement import Measurement
+
+MAX_SAMPLES = 500  # latency samples per artifact that the page keeps; more are thinned evenly
+EXAMPLE_PRECISIONS = ("int8", "fp16", "fp32")  # whose answers are shown: the cheapest that is verified
+
+
+class DetailsWriter:
+    """Collects while the matrix is measured; `write` at the end."""
+
+    def __init__(self, devices: Sequence[Device]) -> None:
+        self._examples_rank: dict[str, int] = {}
+        self.details: dict[str, Any] = {
+            "schema": 1, "layers": {}, "latency_samples_ms": {}, "teachers": {}, "examples": {}, "examples_from": {},
+            "credits": [], "training": {}, "devices": {device.name: device.summary for device in devices}, "notes": {},
+            "extra_metrics": {}, "remarks": [],
+        }  # fmt: skip
+
+    def add_subject(self, subject: Subject) -> None:
+        """Layers, teacher, credits and training curves of a student."""
+        bundle, name = subject.bundle, subject.bundle.student
+        self.details["layers"][name] = {
+            graph: [_layer(layer) for layer in costs.layers] for graph, costs in subject.costs.items()
+        }
+        if bundle.teacher:
+            self.details["teachers"][name] = bundle.teacher
+        for credit in bundle.lineage.get("credits", []):
+            if credit not in self.details["credits"]:
+                self.details["credits"].append(credit)
+        curves = bundle.path.parent / "metrics.jsonl"
+        if bundle.manifest.get("recipe") and curves.is_file():
+            lines = curves.read_text(encoding="utf-8").splitlines()
+            self.details["training"][name] = [json.loads(line) for line in lines]
+        if bundle.random_weights:
+            reason = bundle.lineage.get("random_weights")
+            self.details["remarks"].append(f"{name}: the weights are random ({reason}); only cost means anything.")
+        if bundle.inputs == "synthetic":
+            self.details["remarks"].append(f"{name}: came without data; parity was checked on random inputs.")
+
+    def add_artifact(self, rows: list[Record], artifact: Artifact, found: Measurement | None, split: str) -> None:
+        """Latency samples, notes, further metrics and pictures of one artifact."""
+        from compressor.report.details import record_key
+
+        for record in rows:
+            key = record_key(record)
+            graphs = artifact.manifest["graphs"]
+            entries = graphs.values() if record.graph == "*" else [graphs[record.graph]]
+            notes = [note for entry in entries for note in entry["notes"]]
+            if found is None:
+                self._note(key, notes)
+                continue
+            samples = found.samples_ms(record.graph)
+            if samples is not None:
+                self.details["latency_samples_ms"][key] = _thinned(samples)
+            measured = found.report["query"] if record.graph == "*" else found.report["graphs"][record.graph]
+            conditions = (measured or {}).get("conditions")
+            self._note(key, [*notes, *([conditions["note"]] if conditions and conditions["note"] else [])])
+        if found is not None:
+            self._add_answers(rows[-1], record_key(rows[-1]), found, split)
+
+    def _note(self, key: str, notes: list[str]) -> None:
+        if notes:
+            self.details["notes"][key] = list(dict.fromkeys(notes))
+
+    def _add_answers(self, whole: Record, key: str, found: Measurement, split: str) -> None:
+        evaluation = found.evaluation(split)
+        if evaluation is not None and evaluation.extras:
+            self.details["extra_metrics"][key] = dict(evaluation.extras)
+        if whole.status != "verified" or not found.examples:
+            return
+        rank = EXAMPLE_PRECISIONS.index(whole.precision_requested)
+        if rank < self._examples_rank.get(whole.student, len(EXAMPLE_PRECISIONS)):
+            self._examples_rank[whole.student] = rank
+            self.details["examples"][whole.student] = [_example(example) for example in found.examples]
+            self.details["examples_from"][whole.student] = (
+                f"{whole.runtime} {whole.precision_requested} on {whole.device}"
+            )
+
+    def write(self, path: Path) -> None:
+        write_json(path, self.details)
+
+
+def _layer(layer: Any) -> dict[str, Any]:
+    fields = ("name", "op", "macs", "parameters", "activation_bytes", "output_shape")
+    return {key: value for key, value in asdict(layer).items() if key in fields}
+
+
+def _thinned(samples: np.ndarray) -> list[float]:
+    chosen = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), MAX_SAMPLES)).astype(int))
+    return [round(float(value), 6) for value in samples[chosen]]
+
+
+def _example(example: Any) -> dict[str, Any]:
+    from compressor.report.pictures import encode_png
+
+    def picture(image: np.ndarray | None) -> str | None:
+        return encode_png(image) if image is not None else None
+
+    answers = [{"label": a.label, "correct": a.correct, "png": picture(a.image)} for a in example.answers]
+    return {"title": example.title, "query_png": picture(example.query), "answers": answers}
