@@ -59,8 +59,14 @@ def entropy(seed: int, *place: str | int) -> list[int]:
 
 
 def seed_globally(seed: int, *place: str | int) -> None:
-    """Seed the global generators of torch (all devices), numpy and Python for one place."""
+    """Seed the global generators of torch (the CPU's and those of devices in use), numpy and Python for one place."""
     words = np.random.SeedSequence(entropy(seed, *place)).generate_state(3, np.uint64)
-    torch.manual_seed(int(words[0]) >> 1)
+    torch_seed = int(words[0]) >> 1
+    # Not torch.manual_seed: it takes a stack trace for every device that is not there, a millisecond per step.
+    torch.default_generator.manual_seed(torch_seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(torch_seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(torch_seed)
     random.seed(int(words[1]))
-    np.random.seed(int(words[2] & 0xFFFFFFFF))
+    np.random.seed(int(words[2] & np.uint64(0xFFFFFFFF)))  # libraries still draw from it

@@ -68,7 +68,8 @@ def make_fabric(train: TrainConfig) -> Fabric:
             # Buffers are not broadcast: that writes to batch norm's statistics between two forward passes of a step,
             # which autograd refuses. They stay per process, and the run says so.
             unused = train.strategy == "ddp_find_unused_parameters_true"
-            strategy = DDPStrategy(**{_SYNC_BUFFERS: False}, find_unused_parameters=unused)
+            ddp: dict[str, Any] = {_SYNC_BUFFERS: False, "find_unused_parameters": unused}
+            strategy = DDPStrategy(**ddp)
             fabric = Fabric(**options, strategy=strategy)
     except Exception as error:  # Fabric and torch raise many types here, all about these settings
         line = " ".join(str(error).split()).split(". ")[0]

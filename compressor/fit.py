@@ -138,7 +138,8 @@ class Fit:
     def _let_go(self) -> None:
         """Drop the wrappers: DDP's hooks sit on the parameters until it is collected, and a later stage wraps again."""
         self.wrapped, self.optimizers, self.specs = {}, [], []
-        gc.collect()
+        if self.context.world_size > 1:
+            gc.collect()
 
     # --- the steps ---
 

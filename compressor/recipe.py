@@ -23,6 +23,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_core import to_jsonable_python
 
+from compressor.extras import needs
 from profiles.errors import RequestError
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -245,23 +246,12 @@ def find_task(name: str, where: str = "recipe") -> Any:
     for package in _task_packages() if name.isidentifier() else []:
         if importlib.util.find_spec(package) is None or importlib.util.find_spec(f"{package}.{name}") is None:
             continue
-        try:
+        with needs("train", package.split(".")[0]):
             return importlib.import_module(f"{package}.{name}.task").Task
-        except ModuleNotFoundError as error:
-            _explain_missing(error, package)
-            raise
     known = list_tasks()
     raise RequestError(
         f"{where}: task: unknown task {name!r}{nearest(name, known)}; known: {', '.join(known) or 'none'}"
     )
-
-
-def _explain_missing(error: ModuleNotFoundError, package: str) -> None:
-    from profiles.errors import MissingError
-
-    missing = (error.name or "").split(".")[0]
-    if missing and missing != package.split(".")[0]:
-        raise MissingError(f"{missing} is not installed: pip install 'edge-compressor[train]'") from None
 
 
 # --- one line out of pydantic's many ---

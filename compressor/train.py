@@ -16,19 +16,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning_fabric import Fabric
+from compressor.extras import needs
 
-from compressor import distributed
-from compressor.cache import TeacherCache
-from compressor.context import Context, seed_globally
-from compressor.data.packages import cache_root
-from compressor.fit import Fit
-from compressor.interrupts import Interrupts
-from compressor.recipe import RecipeConfig
-from compressor.rundir import RunDirectory
-from compressor.runlog import RunLog
-from compressor.stage import Stage, Task
+with needs("train"):
+    import torch
+    from lightning_fabric import Fabric
+
+    from compressor import distributed
+    from compressor.cache import TeacherCache
+    from compressor.context import Context, seed_globally
+    from compressor.data.packages import cache_root
+    from compressor.fit import Fit
+    from compressor.interrupts import Interrupts
+    from compressor.recipe import RecipeConfig
+    from compressor.rundir import RunDirectory
+    from compressor.runlog import RunLog
+    from compressor.stage import Stage, Task
 
 __all__ = ["Context", "Trainer", "distill"]
 

@@ -1,0 +1,109 @@
+"""Two gloo processes: they train one student, are killed and resumed, and say what was not shared."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from compressor.runlog import read_metrics
+from tests.compressor.engine import ROOT, TOY, Toy, fork, toy, wait_for  # noqa: F401
+
+TWO = ("train.devices=2", "train.strategy=ddp", "stages.teacher.steps=20", "stages.distill.steps=20")
+
+
+def workers() -> list[int]:
+    """Process ids of worker processes that run on this machine."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:  # it has just ended
+                continue
+            if command[1:3] == [b"-m", b"compressor.distributed"]:
+                found.append(int(entry.name))
+    return found
+
+
+def test_two_processes_killed_and_resumed_in_both_stages_end_in_the_same_bits(toy: Toy) -> None:  # noqa: F811
+    before = set(workers())
+    assert toy.finish("whole", *TWO) == 0, toy.said
+    options = (*TWO, "train.checkpoint_every=3", "pause_ms=15")
+    for stage in ("teacher", "distill"):
+        process = toy.start("killed", *options)
+        folder = toy.root / "killed" / "checkpoints" / stage
+        wait_for(lambda folder=folder: any(folder.glob("step-*[0-9]")))  # type: ignore[misc]
+        started = set(workers()) - before
+        victim = process.pid if stage == "teacher" else random.choice(sorted(started))  # then a worker, not the first
+        os.kill(victim or 0, signal.SIGKILL)
+        process.join(60)
+        assert process.exitcode not in (0, None)
+        wait_for(lambda started=started: not started & set(workers()), 20)  # type: ignore[misc]
+    assert "training process 1 was killed by signal 9 (SIGKILL)" in toy.said
+    assert toy.finish("killed", *options) == 0, toy.said
+    assert toy.said.count("going on from step") == 2
+    assert toy.weights("killed") == toy.weights("whole")
+
+    record = json.loads((toy.root / "killed" / "run.json").read_text())
+    assert record["processes"] == 2
+    assert record["stages"]["teacher"]["per_process_statistics"] == ["teacher.1"]
+    assert record["stages"]["distill"]["per_process_statistics"] == ["student.1"]
+    lineage = json.loads((toy.root / "killed" / "bundle" / "bundle.json").read_text())["lineage"]["training"]
+    assert lineage["stages"]["distill"]["per_process_statistics"] == ["student.1"], "the result says so"
+    assert "batch norm statistics are per process, process 0's are kept: student.1" in toy.said
+    steps = [line["step"] for line in read_metrics(toy.root / "killed") if "loss" in line]
+    assert steps == [20, 20], "one process writes the log"
+
+    assert toy.finish("killed", *options, "train.devices=1") == 2, "another number of processes is another run"
+    assert "differs in train.devices" in toy.said
+
+
+def test_a_signal_stops_both_processes_with_the_state_saved(toy: Toy) -> None:  # noqa: F811
+    """Through the command line: only the first process gets the signal, the worker stops at the same step."""
+    before = set(workers())
+    command = [sys.executable, "-m", "compressor", "distill", str(toy.recipe), "--out", str(toy.root / "run"), *TWO]
+    process = subprocess.Popen(
+        [*command, "pause_ms=20", "train.log_every=1"], cwd=ROOT, env=os.environ | toy.environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_for(lambda: len(read_metrics(toy.root / "run")) > 2)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 143 and output == ""
+    assert errors.splitlines()[-1].startswith("error: stopped by SIGTERM after step"), errors
+    assert not set(workers()) - before
+    folder = toy.root / "run" / "checkpoints" / "teacher"
+    names = sorted(path.name for path in folder.iterdir())
+    assert len(names) == 2 and names[1] == f"{names[0]}.rank-1"
+
+
+def test_an_error_that_all_processes_have_is_said_once(toy: Toy) -> None:  # noqa: F811
+    assert toy.finish("run", *TWO, "fail_at=2") == 1
+    assert toy.said.count("error: ") == 1 and "stage distill: the loss is not finite at step 2" in toy.said
+    assert "Traceback" not in toy.said
+
+
+@pytest.mark.parametrize("whole_loss", [True, False])
+def test_the_gradient_through_gather_is_that_of_one_process_with_the_joined_batch(
+    tmp_path: Path, whole_loss: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether every process computes the whole loss, or only the part of its own rows."""
+    monkeypatch.syspath_prepend(str(TOY))
+    from toy_tasks.child import contrastive_losses, contrastive_problem, gathered_gradient
+
+    weight, batch = contrastive_problem()
+    contrastive_losses(torch.tanh(batch @ weight)).mean().backward()
+    output = tmp_path / "gradient"
+    children = [fork(gathered_gradient, rank, 2, str(tmp_path / "store"), whole_loss, str(output)) for rank in (0, 1)]
+    for child in children:
+        child.join(60)
+        assert child.exitcode == 0
+    torch.testing.assert_close(torch.load(output, weights_only=True), weight.grad, rtol=1e-12, atol=1e-12)
