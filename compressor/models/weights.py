@@ -56,12 +56,17 @@ def _timm_name(name: str) -> str:
     if module in TOP:
         return f"{TOP[module]}.{rest}"
     match = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
-    if match is None:
-        raise RequestError(f"{name}: not a tensor of EfficientNet-Lite0")
-    number, layer, parameter = int(match[1]), match[2], match[3]
-    stage = 0
-    while number >= LITE0_REPEATS[stage]:
-        number -= LITE0_REPEATS[stage]
-        stage += 1
+    stage, number = _place(int(match[1])) if match else (0, 0)
     layers = DEPTHWISE_SEPARABLE if stage == 0 else INVERTED_RESIDUAL
-    return f"blocks.{stage}.{number}.{layers[layer]}.{parameter}"
+    if match is None or match[2] not in layers:
+        raise RequestError(f"{name}: not a tensor of EfficientNet-Lite0")
+    return f"blocks.{stage}.{number}.{layers[match[2]]}.{match[3]}"
+
+
+def _place(block: int) -> tuple[int, int]:
+    """Stage and number in it of the block that stands at `block` in the whole network."""
+    for stage, repeats in enumerate(LITE0_REPEATS):
+        if block < repeats:
+            return stage, block
+        block -= repeats
+    raise RequestError(f"EfficientNet-Lite0 has {sum(LITE0_REPEATS)} blocks, not more")

@@ -10,9 +10,15 @@ from compressor.recipe import RecipeConfig, Section
 
 
 class DataConfig(Section):
-    """`source`: a data source's name or a folder of your own pairs. Everything is split by concept."""
+    """`source`: a data source's name or a folder of your own pairs.
+
+    `by`: "concept" keeps all variants of a concept ("cook", "man cook", "woman cook") in one part, so that they meet in
+    one gallery. "item" deals pairs one by one into the parts, and leaves out of the training part every pair whose
+    concept is in another part: what is tested is unseen either way, but a gallery with few variants is easier.
+    """
 
     source: str = "openmoji"
+    by: Literal["item", "concept"] = "item"
     fold: int = Field(default=0, ge=0, description="the test part")
     validation_share: float = Field(default=0.125, gt=0, lt=1, description="of the other folds")
     gallery_vendor: str | None = Field(default=None, description="whose photos are searched; null: the first vendor's")

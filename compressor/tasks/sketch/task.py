@@ -38,6 +38,17 @@ if TYPE_CHECKING:
     from targets.export import BundleWriter
 
 
+def unseen(pairs: PairDataset, split: Split) -> Split:
+    """The split without variants: none of a validation or test pair in training, none of a test pair in validation."""
+    concepts = np.array([pairs.concept(index) for index in range(len(pairs))])
+    validation = split.validation[~np.isin(concepts[split.validation], concepts[split.test])]
+    held = np.concatenate([concepts[split.validation], concepts[split.test]])
+    train = split.train[~np.isin(concepts[split.train], held)]
+    if not len(train) or not len(validation):
+        raise RequestError(f"{pairs.name}: {len(pairs)} pairs leave nothing to train on or to validate with")
+    return Split(train=train, validation=validation, test=split.test)
+
+
 class Task(BaseTask):
     """Pairs, teacher, student, stages and metric.
 
@@ -54,7 +65,9 @@ class Task(BaseTask):
     def setup(self, context: Context) -> None:
         config = self.config
         self.pairs = load_pairs(config.data.source)
-        self.split = self.pairs.split(config.data.fold, config.data.validation_share)
+        self.split = unseen(
+            self.pairs, self.pairs.split(config.data.fold, config.data.validation_share, config.data.by)
+        )
         self.gallery_vendor = self._vendor_index()
         self.sketches: list[Sketch] = [self.pairs.sketch(index) for index in range(len(self.pairs))]
         self.drawings = [self.sketches[index] for index in self.split.train]
@@ -146,7 +159,12 @@ class Task(BaseTask):
     def describe(self) -> dict[str, Any]:
         """What the data was: for the bundle's lineage."""
         return {
-            "data": {"name": self.pairs.name, "sha256": self.pairs.hash, "fold": self.config.data.fold},
+            "data": {
+                "name": self.pairs.name,
+                "sha256": self.pairs.hash,
+                "fold": self.config.data.fold,
+                "by": self.config.data.by,
+            },
             "split": {part: len(getattr(self.split, part)) for part in ("train", "validation", "test")}
             | {"drawings": len(self.drawings) - len(self.split.train)},
             "credits": self.pairs.credits,

@@ -176,7 +176,7 @@ def teacher_outputs(task: Task, context: Context, views: list[Sketch]) -> Mappin
         "weights": weights_hash(teacher),
         "network": config.teacher.network,
         "data": task.pairs.hash,
-        "split": {"fold": config.data.fold, "validation_share": config.data.validation_share},
+        "split": config.data.model_dump(include={"fold", "by", "validation_share", "drawings"}),
         "vendor": task.gallery_vendor,
         "canvas_px": config.teacher.canvas_px,
         "flip_average": config.teacher.flip_average,
