@@ -234,7 +234,7 @@ def _input_shape(path: Path, value: Any, shapes: Mapping[str, Sequence[int] | in
     dims = value.type.tensor_type.shape.dim
     if given is not None:
         shape = tuple(given) if isinstance(given, Sequence) else (given,)
-        declared = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
+        declared = tuple(_static_size(dim) for dim in dims)
         fits = len(shape) == len(declared) and all(d in (None, s) for d, s in zip(declared, shape, strict=True))
         if value.type.tensor_type.HasField("shape") and not fits:
             raise RequestError(f"{path}: input {value.name!r} has the shape {_words(dims)}; {list(shape)} does not fit")
@@ -243,19 +243,24 @@ def _input_shape(path: Path, value: Any, shapes: Mapping[str, Sequence[int] | in
 
 
 def _axis(path: Path, name: str, index: int, dim: Any, shapes: Mapping[str, Any]) -> int:
-    if dim.HasField("dim_value") and dim.dim_value > 0:
-        return dim.dim_value
+    if (static := _static_size(dim)) is not None:
+        return static
     size = shapes.get(dim.dim_param) if dim.dim_param else None
     if size is not None:
         return int(size)
     if index == 0 or dim.dim_param == "batch":
         return 1
-    label = repr(dim.dim_param) if dim.dim_param else str(index)
+    label = f"{index} ({dim.dim_param!r})" if dim.dim_param else str(index)
     raise RequestError(f"{path}: axis {label} of input {name!r} is dynamic: give its size, or the input's shape")
 
 
+def _static_size(dim: Any) -> int | None:
+    """The size of an axis; None if it is dynamic, which some exporters write as -1 or 0."""
+    return dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
+
+
 def _words(dims: Any) -> list[int | str]:
-    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]
+    return [_static_size(dim) or dim.dim_param or "?" for dim in dims]
 
 
 def _need(shape: Shape | None) -> Shape:
