@@ -213,7 +213,7 @@ def _run_exposed(model: Any, names: list[str], feeds: Mapping[str, np.ndarray]) 
     onnx = require("onnx", "onnx")
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
-    known = {value.name: value for value in model.graph.value_info}
+    known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
     del exposed.graph.output[:]
     exposed.graph.output.extend(known[name] for name in names if name in known)
     if not exposed.graph.output:

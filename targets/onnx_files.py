@@ -24,10 +24,8 @@ def export_onnx(program: ExportedProgram, path: Path, inputs: Sequence[str], out
     torch, onnx = require("torch", "train"), require("onnx", "onnx")
     require("onnxscript", "onnx")
     with quiet():
-        exported = torch.onnx.export(
-            program, dynamo=True, input_names=list(inputs), output_names=list(outputs), verbose=False
-        )
-    model = exported.model_proto
+        model = torch.onnx.export(program, dynamo=True, verbose=False).model_proto
+    _name_values(model, inputs, outputs)
     _name_batch_axis(model)
     # the exporter keeps shapes that it knows from torch; one more inference checks them against the operators
     model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
@@ -152,6 +150,41 @@ def external_files(model: Any) -> set[str]:
         for entry in tensor.external_data
         if entry.key == "location"
     }
+
+
+def _name_values(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Give inputs and outputs their public names.
+
+    The exporter's own `output_names` does not look whether an inner value has that name (an nn.Embedding's is
+    "embedding") and then writes a file in which two values share it.
+    """
+    onnx = require("onnx", "onnx")
+    graph = model.graph
+    public = [*inputs, *outputs]
+    own = [value.name for value in (*graph.input, *graph.output)]
+    if len(set(public)) != len(public):
+        raise ValueError(f"names of inputs and outputs must differ: {', '.join(public)}")
+    names = dict(zip(own[: len(inputs)], inputs, strict=True))
+    for value, name in zip(graph.output, outputs, strict=True):
+        if value.name in names:  # an input, or a value that is given out twice
+            graph.node.append(onnx.helper.make_node("Identity", [value.name], [f"{name}__copy"], name=f"copy_{name}"))
+            value.name = f"{name}__copy"
+        names[value.name] = name
+    used = {name for node in graph.node for name in (*node.input, *node.output)}
+    used |= {tensor.name for tensor in graph.initializer} | {value.name for value in graph.value_info}
+    names.update({name: f"{name}__inner" for name in set(public) & used if name not in names})
+    _rename(graph, names)
+
+
+def _rename(graph: Any, names: dict[str, str]) -> None:
+    for item in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        item.name = names.get(item.name, item.name)
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+                _rename(inner, names)
 
 
 def _name_batch_axis(model: Any) -> None:

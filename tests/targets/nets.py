@@ -87,6 +87,8 @@ def seeded(factory: type[nn.Module], seed: int = 0) -> nn.Module:
 
 def train_shape_net(steps: int = 120) -> ShapeNet:
     """A ShapeNet that knows its shapes (a few seconds on one core)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # on a busy machine two threads of so small a network wait for each other
     torch.manual_seed(0)
     net = ShapeNet().train()
     optimizer = torch.optim.AdamW(net.parameters(), 5e-3)
@@ -100,4 +102,5 @@ def train_shape_net(steps: int = 120) -> ShapeNet:
         loss.backward()
         optimizer.step()
         schedule.step()
+    torch.set_num_threads(threads)
     return net.eval()

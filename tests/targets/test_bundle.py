@@ -18,6 +18,7 @@ from profiles.errors import RequestError
 from targets.bundle import Bundle
 from targets.export import BundleWriter
 from tests.targets import nets
+from tests.targets.conftest import write_single
 
 
 @pytest.fixture
@@ -157,3 +158,25 @@ def test_opening_is_quick_enough_to_do_always(shape_bundle: Bundle) -> None:
     start = time.perf_counter()
     Bundle.open(shape_bundle.path)
     assert time.perf_counter() - start < 1.0
+
+
+def test_an_output_may_have_the_name_of_an_inner_value(tmp_path: Path) -> None:
+    """torch's exporter names an nn.Embedding's result "embedding" and does not notice the clash."""
+    ids = np.random.default_rng(0).integers(0, 50, (4, 7))
+    net = nets.seeded(nets.Words)
+    bundle = write_single(tmp_path / "b", net, {"ids": ids}, ("embedding",))
+    with torch.no_grad():
+        expected = net(torch.from_numpy(ids)).numpy()
+    np.testing.assert_allclose(targets.load(bundle.path, "onnx")({"ids": ids[0]})["embedding"], expected[0], atol=1e-5)
+
+
+def test_an_input_may_be_an_output_and_an_output_may_come_twice(tmp_path: Path) -> None:
+    class Twice(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+            y = x * 2
+            return y, x, y
+
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    bundle = write_single(tmp_path / "b", Twice(), {"x": x}, ("a", "b", "c"))
+    answer = targets.load(bundle.path, "onnx")({"x": x[1]})
+    np.testing.assert_array_equal([answer["a"], answer["b"], answer["c"]], [[4, 6], [2, 3], [4, 6]])
