@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from profiles.errors import RequestError
 from profiles.host import cpu_model, host_info, machine, normal_machine
 from profiles.results import BudgetState, Precision, Record, one_line
+from profiles.yaml_files import read_mapping
 
 __all__ = ["Budget", "Device", "budget_values", "host_info", "list_devices", "load_device"]
 
@@ -177,18 +177,7 @@ def load_device(name: str | Path) -> Device:
 
 
 def _read(path: Path) -> Device:
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise RequestError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"{path}: cannot be read ({error})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        raise RequestError(f"{path}{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
-    if not isinstance(value, dict):
-        raise RequestError(f"{path}: a device profile is a mapping with name, class, summary, runtimes")
+    value = read_mapping(path, "a device profile")
     try:
         device = Device.model_validate(value)
     except ValidationError as error:

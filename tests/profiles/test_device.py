@@ -88,9 +88,10 @@ def test_an_unknown_name_gives_the_nearest_ones():
         (("ram_bytes: 98304", "ram_bytes: 96.5"), "memory.ram_bytes"),
         (("kind: ssh, ", ""), "runner.kind: is missing"),
         (("memory: {", "memory: {{"), "line [0-9]+: not valid YAML"),
+        (("docker: wearable", "docker: a\ndocker: b"), "line 12: .*'docker' stands there twice"),
         (("name: my-board", "name: My Board"), "name: "),
-        ((OWN, "just text"), "a device profile is a mapping"),
-        ((OWN, ""), "a device profile is a mapping"),
+        ((OWN, "just text"), "not a device profile: keys and values"),
+        ((OWN, ""), "not a device profile: keys and values"),
     ],
 )
 def test_a_wrong_profile_is_one_line_with_file_and_key(tmp_path, change, message):
