@@ -88,7 +88,7 @@ def test_an_unknown_name_gives_the_nearest_ones():
         (("ram_bytes: 98304", "ram_bytes: 96.5"), "memory.ram_bytes"),
         (("kind: ssh, ", ""), "runner.kind: is missing"),
         (("memory: {", "memory: {{"), "line [0-9]+: not valid YAML"),
-        (("docker: wearable", "docker: a\ndocker: b"), "line 12: .*'docker' stands there twice"),
+        (("docker: wearable", "docker: a\ndocker: b"), "line 13: .*'docker' stands there twice"),
         (("name: my-board", "name: My Board"), "name: "),
         ((OWN, "just text"), "not a device profile: keys and values"),
         ((OWN, ""), "not a device profile: keys and values"),
