@@ -123,11 +123,14 @@ class Artifact:
         merged = {**entry["options"], **(options or {})}
         return get_target(self.runtime).open(self.graphs[graph], self.files(graph), entry["precision"], merged)
 
-    def student(self, options: Mapping[str, Any] | None = None) -> Student:
-        """All graphs, joined by the task's glue."""
+    def student(
+        self, options: Mapping[str, Any] | None = None, sessions: Mapping[str, Session] | None = None
+    ) -> Student:
+        """All graphs (opened here unless `sessions` are given), joined by the task's glue."""
         from targets.student import Student
 
-        sessions = {name: self.session(name, options) for name in self.graphs}
+        if sessions is None:
+            sessions = {name: self.session(name, options) for name in self.graphs}
         settings, assets = self.manifest["settings"], self.path / "assets"
         return Student(sessions, self.manifest["glue"], settings, assets, self.split)
 

@@ -37,10 +37,10 @@ class LocalRunner:
             peaks = self._peaks(artifact, result.value["peak_bytes"], settings.get("options"), label)
         except sandbox.SandboxError as error:
             failed = {"status": "failed", "reason": error.reason, "ran_on": ran_on.model_dump()}
-            artifact.record({name: failed for name in artifact.graphs})
+            artifact.record({name: failed for name in artifact.graphs if artifact.files(name)})
             raise
         measurement = Measurement(result.value, result.arrays, peaks, ran_on, artifact.manifest["inputs"])
-        artifact.record({name: _state(artifact, measurement, name) for name in artifact.graphs})
+        artifact.record({name: _state(artifact, measurement, name) for name in measurement.report["graphs"]})
         return measurement
 
     @staticmethod
