@@ -77,7 +77,8 @@ def bench(request: BenchRequest) -> Results:
     for name in request.subjects:
         subject = _open_subject(name, request)
         _refuse_int8_without_data(subject.bundle, request)
-        details.add_subject(subject)
+        for remark in details.add_subject(subject):
+            _say(remark)
         for combination in combinations:
             found += _measure(subject, combination, request, details)
     results = Results(schema=1, run=run, records=found)

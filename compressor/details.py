@@ -34,8 +34,8 @@ class DetailsWriter:
             "extra_metrics": {}, "remarks": [],
         }  # fmt: skip
 
-    def add_subject(self, subject: Subject) -> None:
-        """Layers, teacher, credits and training curves of a student."""
+    def add_subject(self, subject: Subject) -> list[str]:
+        """Layers, teacher, credits and training curves of a student. Returns what must be said about its numbers."""
         bundle, name = subject.bundle, subject.bundle.student
         self.details["layers"][name] = {
             graph: [_layer(layer) for layer in costs.layers] for graph, costs in subject.costs.items()
@@ -49,11 +49,14 @@ class DetailsWriter:
         if bundle.manifest.get("recipe") and curves.is_file():
             lines = curves.read_text(encoding="utf-8").splitlines()
             self.details["training"][name] = [json.loads(line) for line in lines]
+        remarks = []
         if bundle.random_weights:
             reason = bundle.lineage.get("random_weights")
-            self.details["remarks"].append(f"{name}: the weights are random ({reason}); only cost means anything.")
+            remarks.append(f"{name}: the weights are random ({reason}); only cost means anything.")
         if bundle.inputs == "synthetic":
-            self.details["remarks"].append(f"{name}: came without data; parity was checked on random inputs.")
+            remarks.append(f"{name}: came without data; parity is checked on random inputs.")
+        self.details["remarks"] += remarks
+        return remarks
 
     def add_artifact(self, rows: list[Record], artifact: Artifact, found: Measurement | None, split: str) -> None:
         """Latency samples, notes, further metrics and pictures of one artifact."""
