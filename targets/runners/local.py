@@ -52,10 +52,11 @@ class LocalRunner:
 
     def _peaks(self, artifact: Artifact, whole_bytes: int, options: Any, label: str) -> dict[str, int]:
         """Peak memory per graph: that of the whole where there is but one."""
-        if len(artifact.graphs) == 1:
-            return dict.fromkeys(artifact.graphs, whole_bytes)
+        compiled = [name for name in artifact.graphs if artifact.files(name)]
+        if len(compiled) == 1:
+            return dict.fromkeys(compiled, whole_bytes)
         arguments = {"artifact": str(artifact.path), "options": options}
-        return {name: self._call("peak_memory", {**arguments, "graph": name}, label).value for name in artifact.graphs}
+        return {name: self._call("peak_memory", {**arguments, "graph": name}, label).value for name in compiled}
 
     def _call(self, function: str, arguments: dict[str, Any], label: str) -> sandbox.Result:
         return sandbox.call(
