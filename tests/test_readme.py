@@ -1,0 +1,96 @@
+"""The README's shell commands run as they stand (the two long ones, make demo and make test, run in .ci/run)."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.targets import nets
+from tests.targets.conftest import shape_bundle, shape_net  # noqa: F401  (fixtures)
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+LONG = ("make demo", "make test")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line.split("  #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.fixture(scope="module")
+def place(shape_net, shape_bundle, tmp_path_factory) -> Path:  # noqa: F811
+    """A directory in which the README's files exist: a demo run, a model, data, pairs and a device."""
+    import torch
+
+    place = tmp_path_factory.mktemp("readme")
+    shutil.copytree(shape_bundle.path, place / "runs/demo/bundle")
+    example = torch.zeros(2, 1, nets.SIZE_PX, nets.SIZE_PX)
+    batch = {0: torch.export.Dim("batch")}
+    program = torch.onnx.export(shape_net, (example,), dynamo=True, dynamic_shapes=(batch,), verbose=False)
+    program.save(place / "model.onnx")
+    images, truth = nets.shapes(60, seed=9)
+    np.savez(place / "inputs.npz", **{program.model.graph.inputs[0].name: images}, targets=truth)
+    (device,) = blocks("yaml")
+    (place / "shop-terminal.yaml").write_text(device)
+    pairs = place / "pairs"
+    pairs.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(15):
+        x, y = rng.uniform(20, 80, 2)
+        shape = f'<circle cx="{x:.0f}" cy="{y:.0f}" r="{10 + i}" fill="none" stroke="black" stroke-width="3"/>'
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100">{shape}</svg>'
+        (pairs / f"item{i}.svg").write_text(svg)
+        write_photo(pairs / f"item{i}.png", int(x), int(y), i)
+    first = ["bench", "runs/demo/bundle", "--device", "host", "--runtime", "onnx", "--out", "runs/demo"]
+    run(["compressor", *first], place)
+    return place
+
+
+def write_photo(path: Path, x: int, y: int, i: int) -> None:
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", (100, 100), "white")
+    ImageDraw.Draw(image).ellipse((x - i, y - i, x + i, y + i), fill=(16 * i, 80, 240 - 16 * i))
+    image.save(path)
+
+
+def run(command: list[str], place: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment |= {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        " ".join(command), shell=True, cwd=place, env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_readme_names_the_two_long_commands_and_ci_runs_them():
+    ci = (ROOT / ".ci/run").read_text()
+    for command in LONG:
+        assert command in commands() and command in ci
+
+
+@pytest.mark.parametrize("command", [command for command in commands() if command not in LONG])
+def test_readme_command_runs(command, place):
+    assert shlex.split(command)[0] == "compressor"
+    run([command], place)
+
+
+def test_every_file_that_the_readme_names_exists():
+    names = re.findall(r"`((?:compressor|targets|profiles|docs|benchmarks|tests)/[\w./-]+)`", README)
+    names += re.findall(r"\]\(((?!http)[^)]+)\)", README)
+    assert names
+    for name in names:
+        assert (ROOT / name).exists() or "NAME" in name, name
