@@ -11,8 +11,6 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 TOY = Path(__file__).parent / "toy"
 ROOT = Path(__file__).parents[2]
 RECIPE = "name: toy\nsummary: a toy\ntask: toy\nseed: 3\ntrain: {threads: 1, accelerator: cpu, validate_every: 7}\n"
@@ -32,14 +30,14 @@ class Toy:
         path = self.root / "output.txt"
         return path.read_text() if path.exists() else ""
 
-    def start(self, run: str, *overrides: str, die_at_write: int | None = None) -> ForkServerProcess:
+    def start(
+        self, run: str, *overrides: str, die_at_write: int | None = None, die_after_seconds: float | None = None
+    ) -> ForkServerProcess:
         """Train (or resume) in a child process, in the run directory of that name."""
         from toy_tasks.child import train
 
-        output, cache = self.root / "output.txt", self.root / "cache"
-        return fork(
-            train, str(self.recipe), list(overrides), str(self.root / run), str(cache), str(output), die_at_write
-        )
+        paths = (self.root / run, self.root / "cache", self.root / "output.txt")
+        return fork(train, str(self.recipe), list(overrides), *map(str, paths), die_at_write, die_after_seconds)
 
     def finish(self, run: str, *overrides: str, **options: Any) -> int:
         process = self.start(run, *overrides, **options)
@@ -49,17 +47,6 @@ class Toy:
 
     def weights(self, run: str) -> bytes:
         return (self.root / run / "bundle" / "assets" / "weights.safetensors").read_bytes()
-
-
-@pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Toy:
-    """The toy method, found through its entry point as any other distribution's task."""
-    monkeypatch.syspath_prepend(str(TOY))
-    monkeypatch.setenv("EDGE_COMPRESSOR_CACHE", str(tmp_path / "cache"))
-    recipe = tmp_path / "toy.yaml"
-    recipe.write_text(RECIPE)
-    environment = {"PYTHONPATH": f"{TOY}:{ROOT}", "EDGE_COMPRESSOR_CACHE": str(tmp_path / "cache")}
-    return Toy(tmp_path, recipe, environment)
 
 
 def fork(target: Callable[..., None], *args: Any) -> ForkServerProcess:
@@ -73,7 +60,7 @@ def fork(target: Callable[..., None], *args: Any) -> ForkServerProcess:
     return process
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

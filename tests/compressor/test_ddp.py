@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from compressor.checkpoint import Checkpoints
 from compressor.runlog import read_metrics
-from tests.compressor.engine import ROOT, TOY, Toy, fork, toy, wait_for  # noqa: F401
+from tests.compressor.engine import ROOT, TOY, Toy, fork, wait_for
 
 TWO = ("train.devices=2", "train.strategy=ddp", "stages.teacher.steps=20", "stages.distill.steps=20")
 
@@ -33,14 +34,14 @@ def workers() -> list[int]:
     return found
 
 
-def test_two_processes_killed_and_resumed_in_both_stages_end_in_the_same_bits(toy: Toy) -> None:  # noqa: F811
+def test_two_processes_killed_and_resumed_in_both_stages_end_in_the_same_bits(toy: Toy) -> None:
     before = set(workers())
     assert toy.finish("whole", *TWO) == 0, toy.said
     options = (*TWO, "train.checkpoint_every=3", "pause_ms=15")
     for stage in ("teacher", "distill"):
         process = toy.start("killed", *options)
-        folder = toy.root / "killed" / "checkpoints" / stage
-        wait_for(lambda folder=folder: any(folder.glob("step-*[0-9]")))  # type: ignore[misc]
+        checkpoints = Checkpoints(toy.root / "killed" / "checkpoints" / stage)
+        wait_for(checkpoints.steps)
         started = set(workers()) - before
         victim = process.pid if stage == "teacher" else random.choice(sorted(started))  # then a worker, not the first
         os.kill(victim or 0, signal.SIGKILL)
@@ -66,7 +67,7 @@ def test_two_processes_killed_and_resumed_in_both_stages_end_in_the_same_bits(to
     assert "differs in train.devices" in toy.said
 
 
-def test_a_signal_stops_both_processes_with_the_state_saved(toy: Toy) -> None:  # noqa: F811
+def test_a_signal_stops_both_processes_with_the_state_saved(toy: Toy) -> None:
     """Through the command line: only the first process gets the signal, the worker stops at the same step."""
     before = set(workers())
     command = [sys.executable, "-m", "compressor", "distill", str(toy.recipe), "--out", str(toy.root / "run"), *TWO]
@@ -85,7 +86,7 @@ def test_a_signal_stops_both_processes_with_the_state_saved(toy: Toy) -> None:  
     assert len(names) == 2 and names[1] == f"{names[0]}.rank-1"
 
 
-def test_an_error_that_all_processes_have_is_said_once(toy: Toy) -> None:  # noqa: F811
+def test_an_error_that_all_processes_have_is_said_once(toy: Toy) -> None:
     assert toy.finish("run", *TWO, "fail_at=2") == 1
     assert toy.said.count("error: ") == 1 and "stage distill: the loss is not finite at step 2" in toy.said
     assert "Traceback" not in toy.said

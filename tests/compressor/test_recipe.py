@@ -13,10 +13,10 @@ import yaml
 
 from compressor.recipe import RECIPES, find_task, list_recipes, list_tasks, load_recipe
 from profiles.errors import RequestError
-from tests.compressor.engine import RECIPE, ROOT, Toy, toy  # noqa: F401
+from tests.compressor.engine import RECIPE, ROOT, Toy
 
 
-def refused(toy: Toy, *overrides: str) -> str:  # noqa: F811
+def refused(toy: Toy, *overrides: str) -> str:
     with pytest.raises(RequestError) as caught:
         load_recipe(toy.recipe, overrides)
     assert "\n" not in str(caught.value)
@@ -44,11 +44,11 @@ def refused(toy: Toy, *overrides: str) -> str:  # noqa: F811
         ("seed=-1", "recipe toy: seed: input should be greater than or equal to 0 (got -1)"),
     ],
 )
-def test_a_wrong_value_is_one_line_that_says_where_and_what(toy: Toy, override: str, message: str) -> None:  # noqa: F811
+def test_a_wrong_value_is_one_line_that_says_where_and_what(toy: Toy, override: str, message: str) -> None:
     assert message in refused(toy, override)
 
 
-def test_overrides_are_yaml_and_reach_into_sections_that_the_file_leaves_out(toy: Toy) -> None:  # noqa: F811
+def test_overrides_are_yaml_and_reach_into_sections_that_the_file_leaves_out(toy: Toy) -> None:
     overrides = ["stages.distill.lr=1e-3", "train.devices=[0, 1]", "clip=null", "more.a.steps=2", "summary=two words"]
     recipe = load_recipe(toy.recipe, overrides)
     assert recipe.stages.distill.lr == 0.001 and recipe.stages.distill.steps == 30
@@ -56,13 +56,13 @@ def test_overrides_are_yaml_and_reach_into_sections_that_the_file_leaves_out(toy
     assert recipe.clip is None and recipe.more["a"].steps == 2 and recipe.summary == "two words"
 
 
-def test_a_number_in_an_override_is_an_index_where_a_list_stands(toy: Toy) -> None:  # noqa: F811
+def test_a_number_in_an_override_is_an_index_where_a_list_stands(toy: Toy) -> None:
     recipe = load_recipe(toy.recipe, ["train.devices=[0, 1]", "train.devices.1=3"])
     assert recipe.train.devices == [0, 3]
     assert "train.devices: has 2 items, no item '2'" in refused(toy, "train.devices=[0, 1]", "train.devices.2=3")
 
 
-def test_the_hash_covers_what_changes_the_result_and_nothing_else(toy: Toy) -> None:  # noqa: F811
+def test_the_hash_covers_what_changes_the_result_and_nothing_else(toy: Toy) -> None:
     def hash_of(*overrides: str) -> str:
         return load_recipe(toy.recipe, overrides).hash
 
@@ -75,7 +75,7 @@ def test_the_hash_covers_what_changes_the_result_and_nothing_else(toy: Toy) -> N
     assert len({base, *hashes}) == len(other) + 1
 
 
-def test_the_resolved_recipe_is_the_same_recipe(toy: Toy, tmp_path: Path) -> None:  # noqa: F811
+def test_the_resolved_recipe_is_the_same_recipe(toy: Toy, tmp_path: Path) -> None:
     recipe = load_recipe(toy.recipe, ["stages.distill.lr=0.3", "more.a.steps=1"])
     path = tmp_path / "resolved.yaml"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
@@ -91,7 +91,7 @@ def test_the_resolved_recipe_is_the_same_recipe(toy: Toy, tmp_path: Path) -> Non
         ("task: toy\n", "recipe broken: name: missing"),
     ],
 )
-def test_a_broken_file_is_refused_in_one_line(toy: Toy, text: str, message: str) -> None:  # noqa: F811
+def test_a_broken_file_is_refused_in_one_line(toy: Toy, text: str, message: str) -> None:
     path = toy.root / "broken.yaml"
     path.write_text(text)
     with pytest.raises(RequestError) as caught:
@@ -106,7 +106,7 @@ def test_unknown_recipes_and_missing_files_are_named() -> None:
         load_recipe("no/such.yaml")
 
 
-def test_a_task_of_another_distribution_is_found_by_its_entry_point(toy: Toy) -> None:  # noqa: F811
+def test_a_task_of_another_distribution_is_found_by_its_entry_point(toy: Toy) -> None:
     assert "toy" in list_tasks()
     assert find_task("toy").__module__ == "toy_tasks.toy.task"
 
@@ -123,7 +123,7 @@ def test_listing_recipes_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
-def test_without_torch_a_recipe_names_the_extra(toy: Toy) -> None:  # noqa: F811
+def test_without_torch_a_recipe_names_the_extra(toy: Toy) -> None:
     """Exit code 3, one line, for a core install that is asked to train."""
     code = (
         "import sys; sys.modules['torch'] = None; sys.argv = ['compressor', 'distill', sys.argv[1]]\n"

@@ -2,55 +2,51 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from typing import Any
 
 import pytest
 
+from compressor.recipe import load_recipe
 from compressor.runlog import read_metrics
-from tests.compressor.engine import ROOT, Toy, toy, wait_for  # noqa: F401
+from compressor.train import distill
+from profiles.errors import RequestError
+from tests.compressor.engine import Toy, wait_for
 
 STEPS = ("stages.teacher.steps=25", "stages.distill.steps=25", "train.log_every=5")
 
 
-def metrics(toy: Toy, run: str) -> list[dict[str, Any]]:  # noqa: F811
+def metrics(toy: Toy, run: str) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl without the times."""
     return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(toy.root / run)]
 
 
-def test_a_run_killed_at_random_moments_and_inside_writes_ends_in_the_same_bits(toy: Toy) -> None:  # noqa: F811
-    assert toy.finish("whole", *STEPS) == 0, toy.said
+@pytest.mark.parametrize("kind", ["writes", "moments"])
+def test_a_run_killed_again_and_again_ends_in_the_same_bits(toy: Toy, kind: str) -> None:
+    """With SIGKILL: just before a random file operation, or at a random moment (of its processor time)."""
+    options = (*STEPS, "train.checkpoint_every=1")
+    assert toy.finish("whole", *options) == 0, toy.said
+    seconds = float(toy.said.split("processor seconds: ")[1])
     generator = random.Random(0)
-    for every, kinds in ((1, "writes"), (3, "moments")):
-        run, kills = f"killed-{every}", 0
-        options = (*STEPS, f"train.checkpoint_every={every}", "pause_ms=4")
-        for _attempt in range(60):
-            if kinds == "writes":
-                code = toy.finish(run, *options, die_at_write=generator.randint(5, 120))
-            else:
-                process = toy.start(run, *options)
-                process.join(generator.uniform(0.15, 0.8))
-                process.kill()
-                process.join()
-                code = process.exitcode
-            if code == 0:
-                break
-            assert code == -signal.SIGKILL, toy.said
-            kills += 1
-        assert code == 0 and kills >= 4, f"{kills} kills, last exit code {code}"
-        assert toy.weights(run) == toy.weights("whole")
-        assert metrics(toy, run) == metrics(toy, "whole")
-        left = [path.name for path in (toy.root / run).rglob(".*tmp-*")]
-        assert not left, "temporary files of killed processes are removed when the run goes on"
+    kills, code = 0, None
+    while code != 0 and kills < 60:
+        if kind == "writes":
+            code = toy.finish("killed", *options, die_at_write=generator.randint(5, 120))
+        else:
+            code = toy.finish("killed", *options, die_after_seconds=seconds * generator.uniform(0.1, 0.6))
+        assert code in (0, -signal.SIGKILL), toy.said
+        kills += code != 0
+    assert code == 0 and kills >= 3, f"{kills} kills, last exit code {code}"
+    assert toy.weights("killed") == toy.weights("whole")
+    assert metrics(toy, "killed") == metrics(toy, "whole")
+    left = [path.name for path in (toy.root / "killed").rglob(".*tmp-*")]
+    assert not left, "temporary files of killed processes are removed when the run goes on"
 
 
-def test_the_uninterrupted_run_depends_on_the_seed_and_on_nothing_else(toy: Toy) -> None:  # noqa: F811
+def test_the_uninterrupted_run_depends_on_the_seed_and_on_nothing_else(toy: Toy) -> None:
     assert toy.finish("a", *STEPS) == 0
     assert toy.finish("b", *STEPS, "train.num_prefetch=0", "train.checkpoint_every=2", "train.log_every=1") == 0
     assert toy.finish("c", *STEPS, "seed=4") == 0
@@ -58,7 +54,7 @@ def test_the_uninterrupted_run_depends_on_the_seed_and_on_nothing_else(toy: Toy)
     assert toy.weights("a") != toy.weights("c")
 
 
-def test_tensorboard_shows_every_step_once_after_a_kill(toy: Toy) -> None:  # noqa: F811
+def test_tensorboard_shows_every_step_once_after_a_kill(toy: Toy) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     options = (*STEPS, "train.log_every=1", "train.checkpoint_every=4", "pause_ms=20")
@@ -74,7 +70,7 @@ def test_tensorboard_shows_every_step_once_after_a_kill(toy: Toy) -> None:  # no
 
 
 @pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_signal_saves_the_state_and_gives_its_exit_code(toy: Toy, name: str, code: int) -> None:  # noqa: F811
+def test_a_signal_saves_the_state_and_gives_its_exit_code(toy: Toy, name: str, code: int) -> None:
     options = (*STEPS, "train.checkpoint_seconds=null", "pause_ms=20")
     process = toy.start("run", *options)
     wait_for(lambda: (toy.root / "run" / "metrics.jsonl").exists())
@@ -89,7 +85,7 @@ def test_a_signal_saves_the_state_and_gives_its_exit_code(toy: Toy, name: str, c
     assert toy.weights("run") == toy.weights("whole")
 
 
-def test_checkpoints_come_by_the_clock_and_only_the_newest_are_kept(toy: Toy) -> None:  # noqa: F811
+def test_checkpoints_come_by_the_clock_and_only_the_newest_are_kept(toy: Toy) -> None:
     options = (*STEPS, "train.checkpoint_seconds=0.05", "train.keep_checkpoints=3", "pause_ms=20")
     process = toy.start("run", *options)
     folder = toy.root / "run" / "checkpoints" / "teacher"
@@ -102,7 +98,7 @@ def test_checkpoints_come_by_the_clock_and_only_the_newest_are_kept(toy: Toy) ->
     assert not list(folder.glob("step-*")), "a finished stage keeps its final state only"
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_older_one_is_taken(toy: Toy) -> None:  # noqa: F811
+def test_a_damaged_checkpoint_is_refused_and_the_older_one_is_taken(toy: Toy) -> None:
     options = (*STEPS, "train.checkpoint_every=2", "pause_ms=20")
     process = toy.start("run", *options)
     folder = toy.root / "run" / "checkpoints" / "teacher"
@@ -120,28 +116,18 @@ def test_a_damaged_checkpoint_is_refused_and_the_older_one_is_taken(toy: Toy) ->
     assert toy.weights("run") == toy.weights("whole")
 
 
-def test_a_finished_run_is_not_run_again_and_says_so(toy: Toy) -> None:  # noqa: F811
-    command = [sys.executable, "-m", "compressor", "distill", str(toy.recipe), "--out", str(toy.root / "run"), *STEPS]
-
-    def run(*more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*command, *more], cwd=ROOT, env=os.environ | toy.environment, capture_output=True, text=True, timeout=120
-        )
-
+def test_a_finished_run_is_not_run_again_and_says_so(toy: Toy, capfd: pytest.CaptureFixture[str]) -> None:
+    run_dir = toy.root / "run"
     assert toy.finish("run", *STEPS) == 0
-    again = run("summary=other words", "--json")
-    assert again.returncode == 0 and "done here already" in again.stderr
-    assert json.loads(again.stdout) == {"bundle": str(toy.root / "run" / "bundle")}
-    other = run("seed=9", "stages.teacher.lr=0.5")
-    assert other.returncode == 2 and other.stderr.count("\n") == 1
-    assert "differs in seed, stages.teacher.lr" in other.stderr
+    before = (run_dir / "run.json").stat().st_mtime_ns
+    assert distill(load_recipe(toy.recipe, [*STEPS, "summary=other words"]), run_dir) == run_dir / "bundle"
+    assert "done here already" in capfd.readouterr().err
+    assert (run_dir / "run.json").stat().st_mtime_ns == before
+    with pytest.raises(RequestError, match=r"differs in seed, stages\.teacher\.lr"):
+        distill(load_recipe(toy.recipe, [*STEPS, "seed=9", "stages.teacher.lr=0.5"]), run_dir, resume=True)
 
 
-def test_an_unfinished_run_is_not_overwritten_without_resume(toy: Toy) -> None:  # noqa: F811
-    from compressor.recipe import load_recipe
-    from compressor.train import distill
-    from profiles.errors import RequestError
-
+def test_an_unfinished_run_is_not_overwritten_without_resume(toy: Toy) -> None:
     process = toy.start("run", *STEPS, "pause_ms=20")
     wait_for(lambda: (toy.root / "run" / "run.json").exists())
     recipe = load_recipe(toy.recipe, STEPS)

@@ -23,16 +23,16 @@ from compressor.runlog import cut_metrics, read_metrics
 from compressor.stage import OptimizerSpec, Stage
 from compressor.train import distill
 from profiles.errors import GateError, RequestError
-from tests.compressor.engine import Toy, toy  # noqa: F401
+from tests.compressor.engine import Toy
 
 FEW = ["stages.teacher.steps=8", "stages.distill.steps=8", "train.log_every=4"]
 
 
-def run(toy: Toy, name: str, *overrides: str) -> Path:  # noqa: F811
+def run(toy: Toy, name: str, *overrides: str) -> Path:
     return distill(load_recipe(toy.recipe, [*FEW, *overrides]), toy.root / name)
 
 
-def test_a_run_ends_with_a_bundle_that_answers_as_the_trained_student(toy: Toy) -> None:  # noqa: F811
+def test_a_run_ends_with_a_bundle_that_answers_as_the_trained_student(toy: Toy) -> None:
     bundle = run(toy, "run", "export_graph=true", "stages.teacher.steps=60", "stages.distill.steps=60")
     student = targets.load(bundle)
     record = json.loads((bundle.parent / "run.json").read_text())
@@ -46,7 +46,7 @@ def test_a_run_ends_with_a_bundle_that_answers_as_the_trained_student(toy: Toy) 
 
 def test_the_log_has_losses_rates_and_metrics_and_the_pipe_gets_plain_lines(
     toy: Toy,
-    capfd: pytest.CaptureFixture[str],  # noqa: F811
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     run(toy, "run")
     lines = [line for line in read_metrics(toy.root / "run") if line["stage"] == "teacher"]
@@ -60,7 +60,7 @@ def test_the_log_has_losses_rates_and_metrics_and_the_pipe_gets_plain_lines(
     assert "teacher: step 8: accuracy" in output.err
 
 
-def test_settings_of_torch_and_signal_handlers_are_as_before_after_a_run(toy: Toy) -> None:  # noqa: F811
+def test_settings_of_torch_and_signal_handlers_are_as_before_after_a_run(toy: Toy) -> None:
     import signal
 
     before = (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), signal.getsignal(signal.SIGTERM))
@@ -69,13 +69,13 @@ def test_settings_of_torch_and_signal_handlers_are_as_before_after_a_run(toy: To
     assert after == before
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_one_line(toy: Toy) -> None:  # noqa: F811
+def test_a_loss_that_is_not_finite_ends_the_run_with_one_line(toy: Toy) -> None:
     with pytest.raises(GateError, match="stage distill: the loss is not finite at step 5") as caught:
         run(toy, "run", "fail_at=5")
     assert "\n" not in str(caught.value) and caught.value.exit_code == 1
 
 
-def test_bf16_learns_and_keeps_its_weights_in_float32(toy: Toy) -> None:  # noqa: F811
+def test_bf16_learns_and_keeps_its_weights_in_float32(toy: Toy) -> None:
     from safetensors.torch import load
 
     steps = ("stages.teacher.steps=60",)
@@ -89,13 +89,13 @@ def test_bf16_learns_and_keeps_its_weights_in_float32(toy: Toy) -> None:  # noqa
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a device that this machine has")
-def test_a_device_that_is_not_here_is_one_line(toy: Toy) -> None:  # noqa: F811
+def test_a_device_that_is_not_here_is_one_line(toy: Toy) -> None:
     with pytest.raises(RequestError, match="these settings do not work on this machine") as caught:
         run(toy, "run", "train.accelerator=cuda")
     assert "train.accelerator=cuda" in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_gradients_are_clipped_to_the_smaller_of_their_norm_and_the_limit(toy: Toy) -> None:  # noqa: F811
+def test_gradients_are_clipped_to_the_smaller_of_their_norm_and_the_limit(toy: Toy) -> None:
     """With plain SGD of rate 1 the first step's length is the clipped norm."""
     from lightning_fabric import Fabric
 

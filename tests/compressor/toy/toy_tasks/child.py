@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,15 @@ from typing import Any
 import torch
 
 
-def train(recipe: str, overrides: list[str], run_dir: str, cache: str, output: str, die_at_write: int | None) -> None:
+def train(
+    recipe: str,
+    overrides: list[str],
+    run_dir: str,
+    cache: str,
+    output: str,
+    die_at_write: int | None,
+    die_after_seconds: float | None,
+) -> None:
     """`compressor distill` without the command line; what it says goes to the end of the file `output`."""
     os.environ["EDGE_COMPRESSOR_CACHE"] = cache
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -21,6 +31,8 @@ def train(recipe: str, overrides: list[str], run_dir: str, cache: str, output: s
     os.dup2(file, 2)
     if die_at_write is not None:
         kill_at_file_operation(die_at_write)
+    if die_after_seconds is not None:
+        kill_after_processor_time(die_after_seconds)
     from compressor.recipe import load_recipe
     from compressor.train import distill
     from profiles.errors import CompressorError
@@ -30,6 +42,18 @@ def train(recipe: str, overrides: list[str], run_dir: str, cache: str, output: s
     except CompressorError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    print(f"processor seconds: {time.process_time()}", file=sys.stderr)
+
+
+def kill_after_processor_time(seconds: float) -> None:
+    """SIGKILL this process when it has used that much processor time, wherever it is then."""
+
+    def watch() -> None:
+        while time.process_time() < seconds:
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def kill_at_file_operation(number: int) -> None:
@@ -86,8 +110,6 @@ def contrastive_losses(embedded: torch.Tensor) -> torch.Tensor:
 
 def fill_cache(root: str, output: str) -> None:
     """Ask for an entry whose computation takes a while; note every computation in a file."""
-    import time
-
     import numpy as np
 
     from compressor.cache import TeacherCache
