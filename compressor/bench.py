@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor import records
-from compressor.details import DetailsWriter
+from compressor.report.collect import DetailsWriter
 from compressor.records import Subject
 from compressor.subjects import is_bundle, open_bundle
 from profiles.device import Device, host_info, load_device
