@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from compressor import records
-from compressor.report.collect import DetailsWriter
 from compressor.records import Subject
+from compressor.report.collect import DetailsWriter
 from compressor.subjects import is_bundle, open_bundle
 from profiles.device import Device, host_info, load_device
 from profiles.errors import MissingError, RequestError
@@ -65,10 +66,9 @@ class Combination:
 def bench(request: BenchRequest) -> Results:
     """Compile, check and measure; writes results.json, details.json and report.html into `request.out`.
 
+    The page needs the extra `report`; without it (a device has no use for a page) the records are written and said so.
     Raises RequestError before any work if the request cannot be served, MissingError if nothing asked for is installed.
     """
-    from compressor.report import write_report
-
     devices = _devices(request)
     combinations = list(_combinations(request, devices))
     run = _run(request)
@@ -85,7 +85,7 @@ def bench(request: BenchRequest) -> Results:
     request.out.mkdir(parents=True, exist_ok=True)
     details.write(request.out / "details.json")
     results.write(request.out / "results.json")
-    write_report([request.out / "results.json"], request.out / "report.html")
+    _write_page(request)
     return results
 
 
@@ -297,7 +297,7 @@ def _measure(subject: Subject, cell: Combination, request: BenchRequest, details
         _say(f"running {artifact.student_name} on {cell.device.name}: {cell.runtime} {cell.precision}")
         try:
             found = get_runner(_runner_name(cell.device, request.runner)).measure(
-                artifact, cell.device, examples=EXAMPLES
+                artifact, cell.device, examples=EXAMPLES if _has_report() else 0
             )
         except sandbox.SandboxError as error:
             _say(f"failed: {error.reason}")
@@ -306,6 +306,21 @@ def _measure(subject: Subject, cell: Combination, request: BenchRequest, details
     rows = records.measured(subject, cell.device, artifact, found, shown)
     details.add_artifact(rows, artifact, found, shown)
     return rows
+
+
+def _has_report() -> bool:
+    return all(importlib.util.find_spec(module) is not None for module in ("jinja2", "plotly", "PIL"))
+
+
+def _write_page(request: BenchRequest) -> None:
+    from compressor.report import write_report
+
+    if not _has_report():
+        _say(f"no page: pip install 'edge-compressor[report]', then: compressor report {request.out / 'results.json'}")
+        return
+    page = request.out / "report.html"
+    write_report([request.out / "results.json"], page)
+    _say(f"report: {page}")
 
 
 def _compile(bundle: Bundle, cell: Combination, request: BenchRequest) -> Artifact:

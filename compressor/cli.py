@@ -199,7 +199,6 @@ def bench(
         _print_json(results.to_json())
     else:
         print_table(results)
-        print(f"report: {request.out / 'report.html'}")
     _exit(verdict(results, request))
 
 
