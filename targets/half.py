@@ -7,7 +7,8 @@ result passes the full checker. Runtimes hide overflow by computing in float32: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,22 @@ import numpy as np
 
 from profiles.errors import require
 from targets.graph import Arrays
+from targets.target import GraphSource
 
 SUFFIX = "__half"
 HALF_MAX = 65504.0
-HALF_TYPE, FLOAT_TYPE = "tensor(float16)", "tensor(float)"
+HALF_TYPE = "tensor(float16)"
+# Where a constant of -1e9 or 3e38 stands for "never" or "no limit", and 65504 does as well.
+CLIPPABLE = frozenset(("Add", "Clip", "Concat", "Expand", "Max", "Min", "Pad", "Sub", "Where"))
+ROWS = 16  # of the golden inputs, that overflow is looked for on
 
 
 def convert_to_half(model: Any) -> tuple[Any, dict[str, int], int]:
     """A float16 copy of a float32 ModelProto.
 
     Returns (model, operators that stayed float32 by name and count, number of constants clipped to +-65504).
-    Constants beyond float16 (attention masks of -1e9) are clipped, which keeps their meaning; computed values are not.
+    Constants beyond float16 are clipped where that keeps their meaning (attention masks of -1e9); elsewhere the
+    operator that takes them stays float32.
     """
     onnx = require("onnx", "onnx")
     inliner = require("onnx.inliner", "onnx")
@@ -125,22 +131,38 @@ class _Conversion:
         schema = self.onnx.defs.get_schema(node.op_type, version, node.domain)
         allowed = {constraint.type_param_str: constraint.allowed_type_strs for constraint in schema.type_constraints}
 
-        def half(names: Iterable[str], formals: Any) -> tuple[set[int], bool]:
-            chosen, complete = set(), True
-            for i, name in enumerate(names):
-                if not name or self.types.get(name) != self.FLOAT:
-                    continue
-                if HALF_TYPE in allowed.get(formals[min(i, len(formals) - 1)].type_str, ()):
-                    chosen.add(i)
-                else:
-                    complete = False
-            return chosen, complete
-
-        outputs, _ = half(node.output, schema.outputs)
-        made_float = [i for i, name in enumerate(node.output) if self.types.get(name) == self.FLOAT]
-        if made_float and not outputs:
+        kept = self._kept_inputs(node)
+        inputs = self._float_arguments(node.input, schema.inputs)
+        outputs = self._float_arguments(node.output, schema.outputs)
+        refused = {kind for i, kind in inputs.items() if i in kept}  # one type for all arguments of a kind
+        half = {kind for kind in (*inputs.values(), *outputs.values()) if HALF_TYPE in allowed.get(kind, ())} - refused
+        chosen = {i for i, kind in outputs.items() if kind in half}
+        if outputs and not chosen:
             return set(), set()  # what it makes must be float32: so is what it takes
-        return half(node.input, schema.inputs)[0], outputs
+        return {i for i, kind in inputs.items() if kind in half}, chosen
+
+    def _float_arguments(self, names: Sequence[str], formals: Any) -> dict[int, str]:
+        """Index of each float argument -> its type in the schema: a type variable, or a fixed type."""
+        return {
+            i: formals[min(i, len(formals) - 1)].type_str
+            for i, name in enumerate(names)
+            if name and self.types.get(name) == self.FLOAT
+        }
+
+    def _kept_inputs(self, node: Any) -> set[int]:
+        """Inputs that lose their meaning in float16: statistics of a batch norm (a variance may be 1e8 or 1e-9), and
+        constants beyond its range, unless clipping them keeps what they do (a mask of -1e9 that is added)."""
+        kept = {1, 2, 3, 4} if node.op_type == "BatchNormalization" else set()
+        if node.op_type not in CLIPPABLE:
+            kept |= {i for i, name in enumerate(node.input) if self._is_beyond_half(name)}
+        return kept
+
+    def _is_beyond_half(self, name: str) -> bool:
+        tensor = self.constants.get(name)
+        if tensor is None or tensor.data_type != self.FLOAT:
+            return False
+        values = np.abs(self.onnx.numpy_helper.to_array(tensor))
+        return bool(np.any(np.isfinite(values) & (values > HALF_MAX)))
 
     def _convert_attributes(self, node: Any) -> None:
         for attribute in node.attribute:
@@ -184,23 +206,30 @@ class _Conversion:
         return any(self.types.get(name) == self.FLOAT for name in [*node.input, *node.output])
 
 
-def overflows(half_path: Path, float_path: Path, feeds: Arrays) -> dict[str, float]:
-    """Tensors of the half file that become infinite or NaN where the float32 file's are finite, with the float
-    file's largest magnitude.
+def overflows(half_path: Path, float_path: Path, feeds: Sequence[Arrays]) -> dict[str, float]:
+    """Tensors of the half file that become infinite or NaN where the float32 file's are finite, with the largest
+    magnitude that they have in float32, over all of `feeds`.
 
     Every tensor is made an output, so that each is really stored in float16; a runtime that computes in float32 would
     otherwise hide the overflow. ONNX Runtime does it where it is installed, else the (slow) reference of `onnx`.
     """
     onnx = require("onnx", "onnx")
     half = onnx.shape_inference.infer_shapes(onnx.load(half_path))
-    suspects = [name for name in _float_tensors(half) if name.endswith(SUFFIX)]
-    found: dict[str, np.ndarray] = {}
-    bad = {name for name, value in _run_exposed(half, suspects, feeds).items() if not np.isfinite(value).all()}
-    if bad:
-        original = onnx.load(float_path)
-        names = [name.removesuffix(SUFFIX) for name in sorted(bad)]
-        found = _run_exposed(onnx.shape_inference.infer_shapes(original), names, feeds)
-    return {name: float(np.abs(value).max()) for name, value in found.items() if np.isfinite(value).all()}
+    run_half = _exposed(half, [name for name in _float_tensors(half) if name.endswith(SUFFIX)])
+    suspects: dict[str, list[Arrays]] = {}
+    for chunk in feeds:
+        for name, value in run_half(chunk).items():
+            if not np.isfinite(value).all():
+                suspects.setdefault(name.removesuffix(SUFFIX), []).append(chunk)
+    found: dict[str, float] = {}
+    if suspects:
+        run_float = _exposed(onnx.shape_inference.infer_shapes(onnx.load(float_path)), sorted(suspects))
+        for chunk in feeds:
+            for name, value in run_float(chunk).items():
+                # `any(... is ...)`: feeds are arrays, which have no equality of their own
+                if any(chunk is seen for seen in suspects[name]) and np.isfinite(value).all():
+                    found[name] = max(found.get(name, 0.0), float(np.abs(value).max()))
+    return found
 
 
 def _float_tensors(model: Any) -> list[str]:
@@ -208,46 +237,52 @@ def _float_tensors(model: Any) -> list[str]:
     return [value.name for value in model.graph.value_info if value.name in made]
 
 
-def _run_exposed(model: Any, names: list[str], feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Values of inner tensors of a model."""
+def _exposed(model: Any, names: list[str]) -> Callable[[Arrays], dict[str, np.ndarray]]:
+    """A function that gives inner tensors of a model."""
     onnx = require("onnx", "onnx")
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
-    known = {value.name: value for value in (*model.graph.value_info, *model.graph.output)}
+    known = {value.name: value for value in model.graph.value_info}
     del exposed.graph.output[:]
     exposed.graph.output.extend(known[name] for name in names if name in known)
-    if not exposed.graph.output:
-        return {}
     outputs = [value.name for value in exposed.graph.output]
+    if not outputs:
+        return lambda feeds: {}
     try:
         import onnxruntime
     except ModuleNotFoundError:
         from onnx.reference import ReferenceEvaluator
 
-        return dict(zip(outputs, ReferenceEvaluator(exposed).run(outputs, dict(feeds)), strict=True))
+        reference = ReferenceEvaluator(exposed)
+        return lambda feeds: dict(zip(outputs, reference.run(outputs, dict(feeds)), strict=True))
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
         exposed.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
     )
-    return dict(zip(outputs, session.run(outputs, dict(feeds)), strict=True))
+    return lambda feeds: dict(zip(outputs, session.run(outputs, dict(feeds)), strict=True))
 
 
-def overflow_problem(half_path: Path, source: Any) -> str | None:
-    """One line if a graph overflows in float16 on its golden (or calibration) inputs; None if it does not.
+def write_half(source: GraphSource, path: Path) -> tuple[dict[str, int], int, str | None]:
+    """Write the half file of a graph. Batch norms are folded first where onnxslim can do that.
 
-    `source` is the GraphSource that the half file was made from. A graph without inputs to try gives None: then the
-    parity on golden outputs is all there is.
+    Returns (operators that stayed float32 by name and count, constants clipped, one line if it overflows on the golden
+    or else the calibration inputs). Without any inputs, the parity on golden outputs is all there is.
     """
+    from targets.onnx_files import load_onnx, save_onnx, slim_onnx
     from targets.quantize import chunks
 
-    feeds = source.golden or source.calibration
-    worst: dict[str, float] = {}
-    for chunk in chunks(source.graph, feeds, limit=64) if feeds else ():
-        for name, value in overflows(half_path, source.onnx, chunk).items():
-            worst[name] = max(value, worst.get(name, 0.0))
-    if not worst:
-        return None
-    name = max(worst, key=lambda key: worst[key])
-    return f"overflows in half precision: {name} reaches {worst[name]:.3g}, float16 ends at 65504"
+    with tempfile.TemporaryDirectory() as folder:
+        slimmed = Path(folder) / "slim.onnx"
+        original = slimmed if slim_onnx(source.onnx, slimmed) is None else source.onnx
+        model, stayed_float, clipped = convert_to_half(load_onnx(original))
+        save_onnx(model, path)
+        inputs = source.golden or source.calibration
+        feeds = list(chunks(source.graph, inputs, limit=ROWS, step=1)) if inputs else []
+        found = overflows(path, original, feeds)
+    problem = None
+    if found:
+        name = max(found, key=lambda key: found[key])
+        problem = f"overflows in half precision: {name} reaches {found[name]:.3g}, float16 ends at 65504"
+    return stayed_float, clipped, problem

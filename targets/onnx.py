@@ -134,15 +134,12 @@ def _compile_fp32(source: GraphSource, out: Path, options: Mapping[str, Any]) ->
 
 
 def _compile_fp16(source: GraphSource, out: Path, options: Mapping[str, Any]) -> CompiledGraph:
-    from targets.half import convert_to_half, overflow_problem
-    from targets.onnx_files import load_onnx, save_onnx
+    from targets.half import write_half
 
-    model, stayed_float, clipped = convert_to_half(load_onnx(source.onnx))
-    save_onnx(model, out / "model.onnx")
+    stayed_float, clipped, problem = write_half(source, out / "model.onnx")
     notes = ["tensors are float16, inputs and outputs float32; the CPU provider computes most operators in float32"]
     if clipped:
         notes.append(f"{clipped} constants beyond float16 were clipped to 65504")
-    problem = overflow_problem(out / "model.onnx", source)
     files = tuple(path.name for path in sorted(out.iterdir(), key=lambda path: path.suffix != ".onnx"))
     return CompiledGraph(files, "fp16", float_operators=stayed_float, notes=tuple(notes), problem=problem)
 
@@ -168,7 +165,11 @@ def _compile_int8(source: GraphSource, out: Path, options: Mapping[str, Any]) ->
             activation_type={"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}[activations],
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"ActivationSymmetric": activations == "int8", "WeightSymmetric": True},
+            extra_options={
+                "ActivationSymmetric": activations == "int8",
+                "WeightSymmetric": True,
+                "MatMulConstBOnly": True,
+            },
         )
     executed = executed_operators(out / "model.onnx", options)
     stayed_float = {name: count for name, count in executed.items() if not _is_quantized(name)}

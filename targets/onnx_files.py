@@ -76,7 +76,7 @@ def graph_io(values: Any) -> list[tuple[str, str, tuple[int | str, ...]]]:
         tensor = value.type.tensor_type
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
         shape = tuple(
-            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or f"?{axis}"
+            dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or f"?{axis}"
             for axis, dim in enumerate(tensor.shape.dim)
         )
         found.append((value.name, dtype, shape))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,7 +59,7 @@ class OpenVino:
             return CompiledGraph(("model.xml", "model.bin"), "fp32")
         executed = _execution_precision(ov.Core(), "fp16", options)
         notes = (f"weights are float16; this processor computes in {'float16' if executed == 'f16' else 'float32'}",)
-        return CompiledGraph(("model.xml", "model.bin"), "fp16", notes=notes, problem=_half_problem(source, out))
+        return CompiledGraph(("model.xml", "model.bin"), "fp16", notes=notes, problem=_half_problem(source))
 
     def open(
         self, graph: Graph, files: tuple[Path, ...], precision: str, options: Mapping[str, Any]
@@ -73,18 +74,12 @@ def _openvino() -> Any:
     return require("openvino", EXTRA)
 
 
-def _half_problem(source: GraphSource, out: Path) -> str | None:
+def _half_problem(source: GraphSource) -> str | None:
     """Overflow in half precision, found on an ONNX twin: what hardware that computes in float16 would meet."""
-    from targets.half import convert_to_half, overflow_problem
-    from targets.onnx_files import load_onnx, save_onnx
+    from targets.half import write_half
 
-    twin = out / "twin.onnx"
-    try:
-        save_onnx(convert_to_half(load_onnx(source.onnx))[0], twin)
-        return overflow_problem(twin, source)
-    finally:
-        for path in out.glob("twin.*"):
-            path.unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        return write_half(source, Path(folder) / "twin.onnx")[2]
 
 
 def _name_outputs(model: Any, graph: Graph) -> None:
@@ -167,11 +162,7 @@ def _compile_int8(model: Any, source: GraphSource, out: Path, options: Mapping[s
     ov, nncf = _openvino(), require("nncf", EXTRA)
     feeds = calibration_of(source)
     preset = option(options, "preset", "mixed", str)
-    items = [
-        {name: value[i : i + 1] for name, value in chunk.items()} if _is_dynamic(source.graph) else chunk
-        for chunk in chunks(source.graph, feeds)
-        for i in range(len(next(iter(chunk.values()))) if _is_dynamic(source.graph) else 1)
-    ]
+    items = list(chunks(source.graph, feeds, step=1))
     with quiet():
         quantized = nncf.quantize(
             model,
@@ -191,10 +182,6 @@ def _compile_int8(model: Any, source: GraphSource, out: Path, options: Mapping[s
     }
     problem = None if settings["quantized_operators"] else "nothing could be quantised: every operator stayed float"
     return CompiledGraph(("model.xml", "model.bin"), "int8", stayed_float, settings, problem=problem)
-
-
-def _is_dynamic(graph: Graph) -> bool:
-    return isinstance(graph.inputs[0].shape[0], str)
 
 
 def executed_layers(model: Any, options: Mapping[str, Any]) -> Counter[tuple[str, str]]:

@@ -42,10 +42,12 @@ def calibration_of(source: GraphSource) -> Mapping[str, np.ndarray]:
     return source.calibration
 
 
-def chunks(graph: Graph, feeds: Mapping[str, np.ndarray], limit: int | None = None) -> Iterator[dict[str, np.ndarray]]:
-    """Feeds in pieces that the graph takes: as many rows as its batch is fixed to, or CALIBRATION_CHUNK."""
+def chunks(
+    graph: Graph, feeds: Mapping[str, np.ndarray], limit: int | None = None, step: int = CALIBRATION_CHUNK
+) -> Iterator[dict[str, np.ndarray]]:
+    """The first `limit` rows in pieces of `step`, or of what the graph's batch is fixed to (a rest is left out)."""
     fixed = [spec.shape[0] for spec in graph.inputs if isinstance(spec.shape[0], int)]
-    step = int(fixed[0]) if fixed else CALIBRATION_CHUNK
+    step = int(fixed[0]) if fixed else step
     rows = min(len(next(iter(feeds.values()))), limit or np.iinfo(np.int64).max)
     for start in range(0, rows - (rows % step if fixed else 0), step):
         yield {name: np.ascontiguousarray(value[start : min(start + step, rows)]) for name, value in feeds.items()}

@@ -30,7 +30,7 @@ def model_of(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in outputs],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -125,6 +125,65 @@ def test_a_mask_constant_is_clipped_and_no_overflow(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, [[1 / (1 + np.e), np.e / (1 + np.e), 0, 0]], atol=1e-3)
 
 
+@pytest.mark.parametrize("opset", [13, 18])
+def test_statistics_and_large_factors_keep_float32(tmp_path: Path, opset: int) -> None:
+    """A batch norm's variance of 1e8 and a factor of 1e-5 x 1e5 lose their meaning in float16. Before opset 15 a batch
+    norm's arguments share one type, so all of it stays float."""
+    model = model_of(
+        [
+            helper.make_node("BatchNormalization", ["x", "scale", "zero", "zero", "variance"], ["n"], epsilon=0.0),
+            helper.make_node("Div", ["n", "large"], ["small"]),
+            helper.make_node("Mul", ["small", "large"], ["y"]),
+        ],
+        [("y", ["batch", 4])],
+        {
+            "scale": np.full(4, 1e4, np.float32),
+            "zero": np.zeros(4, np.float32),
+            "variance": np.full(4, 1e8, np.float32),
+            "large": np.float32(1e5),
+        },
+        opset,
+    )
+    half, stayed_float, clipped = convert_to_half(model)
+    onnx.save(half, tmp_path / "h.onnx")
+    onnx.checker.check_model(str(tmp_path / "h.onnx"), full_check=True)
+    assert clipped == 0 and stayed_float == {"Div": 1, "Mul": 1} | ({"BatchNormalization": 1} if opset < 15 else {})
+    x = np.array([[1, 2, 3, 4]], np.float32)
+    session = get_target("onnx").open(
+        source_of(tmp_path / "m.onnx", model, x).graph, (tmp_path / "h.onnx",), "fp16", {}
+    )
+    np.testing.assert_allclose(session({"x": x})["y"], x, rtol=0.02)
+
+
+def test_batch_norms_are_folded_where_they_can_be(tmp_path: Path) -> None:
+    """Else every one would be an island of float32 between two casts."""
+    model = model_of(
+        [
+            helper.make_node("Reshape", ["x", "shape"], ["image"]),
+            helper.make_node("Conv", ["image", "kernel"], ["c"]),
+            helper.make_node("BatchNormalization", ["c", "scale", "zero", "zero", "variance"], ["n"]),
+            helper.make_node("Reshape", ["n", "flat"], ["y"]),
+        ],
+        [("y", ["batch", 4])],
+        {
+            "shape": np.array([-1, 1, 2, 2]),
+            "flat": np.array([-1, 4]),
+            "kernel": np.full((1, 1, 1, 1), 2, np.float32),
+            "scale": np.ones(1, np.float32),
+            "zero": np.zeros(1, np.float32),
+            "variance": np.full(1, 4, np.float32),
+        },
+        opset=13,
+    )
+    source = source_of(tmp_path / "m.onnx", model, np.ones((2, 4), np.float32))
+    (tmp_path / "out").mkdir()
+    compiled = get_target("onnx").compile(source, tmp_path / "out", "fp16", {})
+    assert compiled.float_operators == {}
+    session = get_target("onnx").open(source.graph, (tmp_path / "out" / "model.onnx",), "fp16", {})
+    x = np.array([[1, 2, 3, 4]], np.float32)
+    np.testing.assert_allclose(session({"x": x})["y"], x, rtol=1e-3)  # 2 x / sqrt(4)
+
+
 def test_a_float_infinity_is_no_overflow(tmp_path: Path) -> None:
     model = model_of(
         [helper.make_node("Add", ["x", "mask"], ["m"]), helper.make_node("Softmax", ["m"], ["y"], axis=-1)],
@@ -133,7 +192,7 @@ def test_a_float_infinity_is_no_overflow(tmp_path: Path) -> None:
     )
     onnx.save(model, tmp_path / "m.onnx")
     onnx.save(convert_to_half(model)[0], tmp_path / "h.onnx")
-    assert overflows(tmp_path / "h.onnx", tmp_path / "m.onnx", {"x": np.ones((1, 4), np.float32)}) == {}
+    assert overflows(tmp_path / "h.onnx", tmp_path / "m.onnx", [{"x": np.ones((1, 4), np.float32)}]) == {}
 
 
 @pytest.mark.parametrize("factory", [nets.Words, nets.Pair])
