@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy, ParallelStrategy
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from compressor.interrupts import Stopped
@@ -217,6 +218,13 @@ def gather(tensor: torch.Tensor) -> torch.Tensor:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return tensor
     return _Gather.apply(tensor)
+
+
+def share_buffers(modules: Mapping[str, nn.Module]) -> None:
+    """Give every process the first one's buffers (batch norm's statistics), as it has the same parameters already."""
+    for module in modules.values():
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 def _free_port() -> int:

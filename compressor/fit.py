@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from compressor.checkpoint import Checkpoints, load_buffers, load_modules, module_buffers
 from compressor.context import Context, entropy, seed_globally
+from compressor.distributed import share_buffers
 from compressor.interrupts import Interrupts, Stopped
 from compressor.stage import OptimizerSpec, Stage
 from profiles.errors import GateError
@@ -158,6 +159,9 @@ class Fit:
                         validated = self.step
                     if self.step < stage.steps:
                         saved_at = self._save_if_due(saved_at)
+        self._note_statistics()
+        if self.context.world_size > 1:
+            share_buffers(self.modules)
         if validated != stage.steps:
             self._validate()
 
@@ -224,7 +228,6 @@ class Fit:
 
     def _validate(self) -> None:
         modes = {module: module.training for root in self.modules.values() for module in root.modules()}
-        self._note_statistics()
         for module in self.modules.values():
             module.eval()
         seed_globally(self.context.recipe.seed, "validate", self.stage.name, self.step, self.context.rank)

@@ -60,6 +60,7 @@ def test_two_processes_killed_and_resumed_in_both_stages_end_in_the_same_bits(to
     lineage = json.loads((toy.root / "killed" / "bundle" / "bundle.json").read_text())["lineage"]["training"]
     assert lineage["stages"]["distill"]["per_process_statistics"] == ["student.1"], "the result says so"
     assert "batch norm statistics are per process, process 0's are kept: student.1" in toy.said
+    assert len(list((toy.root / "cache" / "teachers").glob("*/key.json"))) == 1, "both went on with one teacher"
     steps = [line["step"] for line in read_metrics(toy.root / "killed") if "loss" in line]
     assert steps == [20, 20], "one process writes the log"
 

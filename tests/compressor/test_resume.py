@@ -36,7 +36,7 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bits(toy: Toy, kind: str)
         if kind == "writes":
             code = toy.finish("killed", *options, die_at_write=generator.randint(5, 120))
         else:
-            code = toy.finish("killed", *options, die_after_seconds=seconds * generator.uniform(0.1, 0.6))
+            code = toy.finish("killed", *options, die_after_seconds=seconds * generator.uniform(0.1, 0.4))
         assert code in (0, -signal.SIGKILL), toy.said
         kills += code != 0
     assert code == 0 and kills >= 3, f"{kills} kills, last exit code {code}"
