@@ -11,7 +11,7 @@ import torch
 from compressor.data.sketch import pack_sketches
 from compressor.tasks.sketch.raster import MINIMUM_WIDTH_PX, rasterise_batch
 from compressor.tasks.sketch.teacher import accuracy_at_1
-from compressor.tasks.sketch.views import resize_photos
+from compressor.tasks.sketch.views import resize_pixels
 from profiles.flops import count_module
 
 if TYPE_CHECKING:
@@ -86,11 +86,7 @@ def _photos(task: Task, indices: np.ndarray, count: int) -> np.ndarray:
 
 def _gallery_images(task: Task, indices: np.ndarray) -> np.ndarray:
     """(n, px, px, 3) uint8 at the size that the photo encoder takes."""
-    return _resized(task.pairs.photos(indices)[:, task.gallery_vendor], task.config.deploy.canvas_px)
-
-
-def _resized(photos: np.ndarray, px: int) -> np.ndarray:
-    return (resize_photos(photos, px) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return resize_pixels(task.pairs.photos(indices)[:, task.gallery_vendor], task.config.deploy.canvas_px)
 
 
 def _add_split(task: Task, writer: BundleWriter, part: str) -> float:
@@ -100,7 +96,7 @@ def _add_split(task: Task, writer: BundleWriter, part: str) -> float:
     arrays: dict[str, Any] = pack_sketches([task.sketches[index] for index in indices])
     arrays["truth"] = np.arange(len(indices), dtype=np.int64)
     arrays["labels"] = np.array([task.pairs.label(int(index)) for index in indices])
-    arrays["gallery_thumbs"] = _resized(photos, THUMB_PX)
+    arrays["gallery_thumbs"] = resize_pixels(photos, THUMB_PX)
     if task.config.gallery == "student":
         arrays["gallery_images"] = _gallery_images(task, indices)
     else:

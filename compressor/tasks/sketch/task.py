@@ -31,6 +31,7 @@ from compressor.tasks.sketch.teacher import (
     teacher_outputs,
     views_of,
 )
+from compressor.tasks.sketch.views import resize_pixels
 from profiles.errors import RequestError
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class Task(BaseTask):
         queries = embed_sketches(self.student, [self.sketches[index] for index in indices], canvas_px, device)
         if self.config.gallery == "teacher":
             return queries, np.asarray(self.targets["photos"][indices])
-        photos = self.pairs.photos(indices)[:, self.gallery_vendor]
+        photos = resize_pixels(self.pairs.photos(indices)[:, self.gallery_vendor], canvas_px)
         return queries, embed_photos(self.student, photos, canvas_px, device, flip_average=False)
 
     def load_targets(self, context: Context) -> None:

@@ -33,6 +33,11 @@ def resize_photos(photos: np.ndarray, px: int) -> Tensor:
     return functional.interpolate(pictures, (px, px), mode="bilinear", antialias=True).clamp(0, 1)
 
 
+def resize_pixels(photos: np.ndarray, px: int) -> np.ndarray:
+    """(n, H, W, 3) uint8 -> (n, px, px, 3) uint8: photos as a device stores them."""
+    return (resize_photos(photos, px) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
 def vary_photos(photos: np.ndarray, px: int, rng: np.random.Generator, strength: float, mirrored: np.ndarray) -> Tensor:
     """Photos (n, H, W, 3) uint8 on white, moved, tinted and mirrored where (n,) says so: (n, 3, px, px) in [0, 1]."""
     count = len(photos)
