@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressor.models.encoder import Encoder
 from profiles.errors import RequestError
@@ -25,21 +26,39 @@ LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage, EfficientNet-B0's
 
 
 def load_weights(encoder: Encoder, network: str, source: str) -> None:
-    """Give `encoder.network` the weights of a data source (fetched if need be). Its head stays as it is.
+    """Give an encoder the weights of a data source (its head stays as it is), or all of a teacher trained before.
 
-    Raises RequestError if the source has no weights or they belong to another network.
+    source: a data source's name, fetched if need be, or the path of a .safetensors file with an encoder's whole state.
+    Raises RequestError if there are no such weights or they belong to another network.
     """
+    if source.endswith(".safetensors"):
+        _load(encoder, _read(Path(source)), source, network)
+        return
     from compressor.data import fetch
 
-    directory = fetch(source)
-    files = sorted(directory.glob("*.safetensors"))
+    files = sorted(fetch(source).glob("*.safetensors"))
     if len(files) != 1:
         raise RequestError(f"teacher.weights {source}: that source holds no weights")
-    from safetensors.torch import load_file
-
     if source != "efficientnet-lite0" or network != "timm:tf_efficientnet_lite0":
         raise RequestError(f"teacher.weights {source}: they are for timm:tf_efficientnet_lite0, not for {network}")
-    encoder.network.load_state_dict(efficientnet_lite0_state(load_file(files[0])))
+    _load(encoder.network, efficientnet_lite0_state(_read(files[0])), source, network)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RequestError(f"teacher.weights {path}: not readable ({error})") from None
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor], source: str, network: str) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError:  # torch lists every tensor that does not fit
+        raise RequestError(f"teacher.weights {source}: they belong to another network than {network}") from None
 
 
 def efficientnet_lite0_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

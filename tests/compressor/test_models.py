@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
 from compressor.models.encoder import build_encoder, freeze_first_stages, unit
 from compressor.models.tiny_sketch import TinySketch
-from compressor.models.weights import efficientnet_lite0_state
+from compressor.models.weights import efficientnet_lite0_state, load_weights
 from profiles.errors import RequestError
 from profiles.flops import count_module
 
@@ -102,3 +105,14 @@ def test_the_weights_package_s_names_map_one_to_one_onto_timm_s_network() -> Non
 def test_a_foreign_weight_name_is_refused() -> None:
     with pytest.raises(RequestError, match="not a tensor of EfficientNet-Lite0"):
         efficientnet_lite0_state({"_blocks.0._se_reduce.weight": torch.zeros(1)})
+
+
+def test_a_trained_teacher_is_read_back_from_its_file_and_another_network_s_is_refused(tmp_path: Path) -> None:
+    first, second = (build_encoder("tiny-sketch", 8, in_channels=1) for _ in range(2))
+    save_file(first.state_dict(), tmp_path / "teacher.safetensors")
+    load_weights(second, "tiny-sketch", str(tmp_path / "teacher.safetensors"))
+    assert all(torch.equal(value, first.state_dict()[name]) for name, value in second.state_dict().items())
+    with pytest.raises(RequestError, match="belong to another network"):
+        load_weights(build_encoder("tiny-sketch", 9), "tiny-sketch", str(tmp_path / "teacher.safetensors"))
+    with pytest.raises(RequestError, match="not readable"):
+        load_weights(second, "tiny-sketch", str(tmp_path / "none.safetensors"))

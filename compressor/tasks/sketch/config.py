@@ -26,8 +26,11 @@ class DataConfig(Section):
 
 
 class TeacherConfig(Section):
+    """`weights`: a data source of weights, or a .safetensors file of a teacher that was trained before (with
+    stages.teacher.steps=0 it stays as it is); null: fresh ones."""
+
     network: str = "timm:tf_efficientnet_lite0"
-    weights: str | None = Field(default="efficientnet-lite0", description="a data source of weights; null: fresh ones")
+    weights: str | None = "efficientnet-lite0"
     embedding_dim: int = Field(default=256, ge=1)
     canvas_px: int = Field(default=96, ge=16)
     flip_average: bool = Field(

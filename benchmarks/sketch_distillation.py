@@ -1,0 +1,231 @@
+"""Does the teacher help? The same student with and without it, over several seeds, on the same test queries.
+
+    python benchmarks/sketch_distillation.py            # about half an hour on two cores; goes on where it was stopped
+
+One teacher, trained once. Two galleries: "symmetric", sketches and photos both through the student, and "asymmetric",
+photos embedded once by the teacher. In each, `scratch` has the task's losses only and `distilled` the teacher's signal
+on top: same initialisation, data, steps, and the same learning rates to choose from, by validation accuracy of the
+first seed. The asymmetric scratch student still aims at the teacher's photo embeddings; only what the teacher says
+about sketches is taken away (and the drawings without a photo, about which nothing else is known). Intervals are
+percentile bootstraps over test queries of the mean over seeds; differences are paired by query.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+# The weights of the recipe's loss are the asymmetric student's. A symmetric one has InfoNCE for prototype_ce.
+SYMMETRIC = ["gallery=student", "student.in_channels=3", "stages.distill.loss.info_nce=1"]
+VARIANTS: dict[str, list[str]] = {
+    "symmetric scratch": [*SYMMETRIC, "stages.distill.signal=none"],
+    "symmetric distilled": [*SYMMETRIC, "stages.distill.signal=teacher"],
+    "asymmetric scratch": ["stages.distill.signal=none"],
+    "asymmetric distilled": ["stages.distill.signal=teacher"],
+}
+COMPARISONS = [
+    ("symmetric distilled", "symmetric scratch"),
+    ("asymmetric distilled", "asymmetric scratch"),
+    ("asymmetric distilled", "symmetric distilled"),
+]
+
+
+@dataclass
+class Outcome:
+    """One trained student: acc@1 on the validation part, and 1 or 0 for every test query."""
+
+    validation: float
+    scores: np.ndarray
+    bundle: Path
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--recipe", default="sketch")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/sketch_distillation.json")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/sketch-distillation")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=600, help="of every student")
+    parser.add_argument("--lr", type=float, nargs="+", default=[1.5e-3, 4.0e-3], help="chosen from by validation")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of the recipe")
+    return parser.parse_args()
+
+
+def train(arguments: argparse.Namespace, name: str, overrides: list[str]) -> Path:
+    """A finished run of the recipe with these overrides, in a directory of its own; continued if it was stopped."""
+    from compressor.recipe import load_recipe
+    from compressor.train import distill
+
+    recipe = load_recipe(arguments.recipe, [*arguments.set, *overrides, f"name={name.replace(' ', '-')}"])
+    run_dir = arguments.work / f"{name.replace(' ', '-')}-{recipe.hash[:12]}"
+    began = time.monotonic()
+    distill(recipe, run_dir, resume=True)
+    _spend(arguments, time.monotonic() - began)
+    return run_dir
+
+
+def _spend(arguments: argparse.Namespace, seconds: float) -> float:
+    """Add to the seconds spent in training so far, over all starts of this program; returns their sum."""
+    from profiles.storage import read_json, write_json
+
+    path = arguments.work / "seconds.json"
+    total = (read_json(path) if path.exists() else 0.0) + seconds
+    write_json(path, total)
+    return total
+
+
+def train_teacher(arguments: argparse.Namespace) -> Path:
+    """The teacher's weights as one file, for every student to start from."""
+    from safetensors.torch import save_file
+
+    from compressor.checkpoint import Checkpoints
+    from profiles.storage import atomic_file
+
+    run_dir = train(arguments, "teacher", ["stages.distill.steps=0", "stages.targets.views=1"])
+    weights = Checkpoints(run_dir / "checkpoints" / "teacher").load("final")["shared"]["modules"]["teacher"]
+    path = run_dir / "teacher.safetensors"
+    if not path.exists():
+        with atomic_file(path) as temporary:
+            save_file({key: value.contiguous() for key, value in weights.items()}, temporary)
+    return path
+
+
+def student(arguments: argparse.Namespace, teacher: Path, variant: str, seed: int, lr: float) -> Outcome:
+    import targets
+
+    overrides = [
+        f"teacher.weights={teacher}",
+        "stages.teacher.steps=0",
+        f"stages.distill.steps={arguments.steps}",
+        f"stages.distill.optimizer.lr={lr}",
+        f"seed={seed}",
+        *VARIANTS[variant],
+    ]
+    bundle = train(arguments, f"{variant} seed {seed}", overrides) / "bundle"
+    opened = targets.load(bundle)
+    return Outcome(opened.evaluate("validation").value, opened.evaluate("test").scores, bundle)
+
+
+def tuned(arguments: argparse.Namespace, teacher: Path, variant: str) -> tuple[float, list[Outcome]]:
+    """The learning rate that is best on validation with the first seed, and the outcome of every seed with it."""
+    first, *others = arguments.seeds
+    tried = {lr: student(arguments, teacher, variant, first, lr) for lr in arguments.lr}
+    best = max(tried, key=lambda lr: tried[lr].validation)
+    return best, [tried[best], *(student(arguments, teacher, variant, seed, best) for seed in others)]
+
+
+def teacher_scores(bundle: Path) -> np.ndarray:
+    """1 or 0 for every test query, of the teacher on its own canvas."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from compressor.recipe import parse_recipe
+    from compressor.tasks.sketch.task import Task
+    from compressor.tasks.sketch.teacher import embed_sketches
+
+    recipe = json.loads((bundle / "bundle.json").read_text())["recipe"]
+    task: Any = Task(parse_recipe(recipe, "the student's recipe"))
+    task.setup(SimpleNamespace())
+    device, test = torch.device("cpu"), task.split.test
+    sketches = [task.sketches[index] for index in test]
+    similarity = embed_sketches(task.teacher, sketches, task.config.teacher.canvas_px, device)
+    similarity = similarity @ task.teacher_gallery(test, device).T
+    return ((similarity >= np.diag(similarity)[:, None]).sum(1) == 1).astype(np.float64)
+
+
+def row(variant: str, scores: np.ndarray, macs: float, parameters: int, **more: Any) -> dict[str, Any]:
+    """`scores` (seeds, queries)."""
+    from profiles.statistics import bootstrap_interval
+
+    return {
+        "task": "sketch",
+        "variant": variant,
+        "metric": "acc@1",
+        "value": float(scores.mean()),
+        "ci95": list(bootstrap_interval(scores.mean(0))),
+        "n": scores.shape[1],
+        "macs": macs,
+        "parameters": parameters,
+        "by_seed": [float(value) for value in scores.mean(1)],
+        **more,
+    }
+
+
+def difference_row(name: tuple[str, str], a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
+    from profiles.statistics import paired_bootstrap
+
+    difference = paired_bootstrap(a.mean(0), b.mean(0))
+    return {
+        "task": "sketch",
+        "variant": f"{name[0]} minus {name[1]}",
+        "metric": "acc@1",
+        "value": difference.difference,
+        "ci95": list(difference.ci95),
+        "n": a.shape[1],
+        "macs": None,
+        "parameters": None,
+        "by_seed": [float(value) for value in (a - b).mean(1)],
+    }
+
+
+def costs_of(bundle: Path) -> tuple[float, int]:
+    """MACs and parameters per query: the one encoder that a query passes."""
+    from profiles.flops import count_onnx
+
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    (graph,) = manifest["uses"]["query"]
+    costs = count_onnx(bundle / manifest["graphs"][graph]["onnx"])
+    return costs.macs, costs.parameters
+
+
+def all_rows(outcomes: dict[str, tuple[float, list[Outcome]]], bundle: Path) -> list[dict[str, Any]]:
+    teacher = json.loads((bundle / "bundle.json").read_text())["teacher"]
+    rows = [row("teacher", teacher_scores(bundle)[None], teacher["macs"], teacher["parameters"], by_seed=None)]
+    scores = {}
+    for variant, (lr, own) in outcomes.items():
+        scores[variant] = np.stack([outcome.scores for outcome in own])
+        validation = [outcome.validation for outcome in own]
+        rows.append(row(variant, scores[variant], *costs_of(own[0].bundle), lr=lr, validation_by_seed=validation))
+    return rows + [difference_row(pair, scores[pair[0]], scores[pair[1]]) for pair in COMPARISONS]
+
+
+def main() -> None:
+    from profiles.storage import write_json
+
+    arguments = parse_arguments()
+    teacher = train_teacher(arguments)
+    outcomes = {variant: tuned(arguments, teacher, variant) for variant in VARIANTS}
+    rows = all_rows(outcomes, outcomes["asymmetric distilled"][1][0].bundle)
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    result = {
+        "command": shlex.join(["python", "benchmarks/sketch_distillation.py", *sys.argv[1:]]),
+        "commit": commit.stdout.strip() or None,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "host": {"machine": platform.machine(), "system": platform.system(), "python": platform.python_version()},
+        "seeds": arguments.seeds,
+        "minutes": round(_spend(arguments, 0.0) / 60, 1),
+        "rows": rows,
+    }
+    write_json(arguments.out, result)
+    for item in rows:
+        low, high = item["ci95"]
+        print(f"{item['variant']:48s} {item['value']:7.3f}  [{low:.3f}, {high:.3f}]")
+
+
+if __name__ == "__main__":
+    main()
