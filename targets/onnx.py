@@ -17,6 +17,7 @@ from targets.quantize import (
     OPERATORS,
     calibration_of,
     check_options,
+    choice,
     chunks,
     option,
     saturates,
@@ -29,10 +30,10 @@ from targets.target import CompiledGraph, GraphSource
 EXTRA = "onnx"
 OPTIONS = ("threads", "optimization", "reduce_range", "activation_type", "quantize_operators", "provider", "spinning")
 LEVELS = {
-    "none": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "basic": "ORT_ENABLE_BASIC",
+    "none": "ORT_DISABLE_ALL",
 }
 MIN_OPSET = 13  # per-channel DequantizeLinear
 
@@ -85,7 +86,7 @@ def _open(path: Path, options: Mapping[str, Any], optimized: Path | None = None)
     settings.log_severity_level = 3  # errors arrive as exceptions
     settings.intra_op_num_threads = threads_of(options)
     settings.inter_op_num_threads = 1
-    level = option(options, "optimization", "all", str)
+    level = choice(options, "optimization", list(LEVELS))
     settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
     if not option(options, "spinning", True, bool):
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -150,7 +151,7 @@ def _compile_int8(source: GraphSource, out: Path, options: Mapping[str, Any]) ->
 
     feeds = calibration_of(source)
     reduce_range = option(options, "reduce_range", saturates(), bool)
-    activations = option(options, "activation_type", "uint8", str)
+    activations = choice(options, "activation_type", ("uint8", "int8"))
     operators = list(option(options, "quantize_operators", OPERATORS, (list, tuple)))
     with tempfile.TemporaryDirectory() as folder, quiet():
         prepared = _prepare(source.onnx, Path(folder))
@@ -160,6 +161,7 @@ def _compile_int8(source: GraphSource, out: Path, options: Mapping[str, Any]) ->
             _Reader(source.graph, feeds),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=operators,
+            nodes_to_exclude=_sensitive(prepared),
             per_channel=True,
             reduce_range=reduce_range,
             activation_type={"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}[activations],
@@ -184,6 +186,25 @@ def _compile_int8(source: GraphSource, out: Path, options: Mapping[str, Any]) ->
     }
     problem = None if settings["quantized_operators"] else "nothing could be quantised: every operator stayed float"
     return CompiledGraph(("model.onnx",), "int8", stayed_float, settings, problem=problem)
+
+
+def _sensitive(path: Path) -> list[str]:
+    """Names of nodes that stay float for accuracy: sums with a constant (the inside of a layer normalisation or of a
+    hard swish) and products of two computed matrices (attention). Nodes without a name get one, in the file."""
+    onnx = require("onnx", EXTRA)
+    model = onnx.load(path)
+    graph = model.graph
+    for i, node in enumerate(graph.node):
+        node.name = node.name or f"{node.op_type}_{i}"
+    onnx.save(model, path)
+    constants = {tensor.name for tensor in graph.initializer}
+    constants |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    return [
+        node.name
+        for node in graph.node
+        if (node.op_type == "Add" and constants & set(node.input))
+        or (node.op_type == "MatMul" and not constants & set(node.input))
+    ]
 
 
 class _Reader:

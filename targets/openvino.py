@@ -13,7 +13,7 @@ import numpy as np
 
 from profiles.errors import require
 from targets.graph import Graph
-from targets.quantize import calibration_of, check_options, chunks, option, threads_of
+from targets.quantize import calibration_of, check_options, choice, chunks, option, threads_of
 from targets.quiet import quiet
 from targets.session import GraphSession
 from targets.target import CompiledGraph, GraphSource
@@ -161,7 +161,7 @@ def _dimension(axis: int | str) -> int:
 def _compile_int8(model: Any, source: GraphSource, out: Path, options: Mapping[str, Any]) -> CompiledGraph:
     ov, nncf = _openvino(), require("nncf", EXTRA)
     feeds = calibration_of(source)
-    preset = option(options, "preset", "mixed", str)
+    preset = choice(options, "preset", ("mixed", "performance"))
     items = list(chunks(source.graph, feeds, step=1))
     with quiet():
         quantized = nncf.quantize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,14 @@ def option(options: Mapping[str, Any], name: str, default: Any, allowed: type | 
     value = options.get(name, default)
     if not isinstance(value, allowed) or (isinstance(value, bool) and allowed is int):
         raise RequestError(f"runtime option {name}: {value!r} is not of type {getattr(allowed, '__name__', allowed)}")
+    return value
+
+
+def choice(options: Mapping[str, Any], name: str, allowed: Sequence[str]) -> str:
+    """A runtime option that is one of a few words, the first by default. Raises RequestError if it is another."""
+    value = option(options, name, allowed[0], str)
+    if value not in allowed:
+        raise RequestError(f"runtime option {name}: {value!r} is not one of {', '.join(allowed)}")
     return value
 
 

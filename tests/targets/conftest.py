@@ -43,3 +43,23 @@ def write_single(path: Path, module: object, inputs: dict[str, np.ndarray], outp
         writer.settings({"graph": "net", "metric": None})
         writer.split("validation", {f"inputs/{name}": value for name, value in inputs.items()})
     return Bundle.open(path)
+
+
+@pytest.fixture(scope="session")
+def pair_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Two inputs, two outputs."""
+    rng = np.random.default_rng(0)
+    inputs = {
+        "image": rng.standard_normal((8, 1, 12, 12)).astype(np.float32),
+        "numbers": rng.standard_normal((8, 6)).astype(np.float32),
+    }
+    path = tmp_path_factory.mktemp("pair") / "b"
+    return write_single(path, nets.seeded(nets.Pair), inputs, ("joined", "score"))
+
+
+@pytest.fixture(scope="session")
+def words_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Integer inputs, and an output whose name an inner value has, too."""
+    ids = np.random.default_rng(0).integers(0, 50, (16, 7))
+    path = tmp_path_factory.mktemp("words") / "b"
+    return write_single(path, nets.seeded(nets.Words), {"ids": ids}, ("embedding",))

@@ -12,8 +12,6 @@ from targets.bundle import Bundle
 from targets.graph import Graph, TensorSpec
 from targets.half import convert_to_half, overflows
 from targets.target import GraphSource, get_target
-from tests.targets import nets
-from tests.targets.conftest import write_single
 
 
 def model_of(
@@ -195,18 +193,13 @@ def test_a_float_infinity_is_no_overflow(tmp_path: Path) -> None:
     assert overflows(tmp_path / "h.onnx", tmp_path / "m.onnx", [{"x": np.ones((1, 4), np.float32)}]) == {}
 
 
-@pytest.mark.parametrize("factory", [nets.Words, nets.Pair])
-def test_other_networks_convert_cleanly(tmp_path: Path, factory: type) -> None:
-    rng = np.random.default_rng(0)
-    inputs: dict[str, np.ndarray] = {"ids": rng.integers(0, 50, (4, 7))}
-    outputs: tuple[str, ...] = ("embedding",)
-    if factory is nets.Pair:
-        inputs = {"image": rng.random((4, 1, 12, 12), np.float32), "numbers": rng.random((4, 6), np.float32)}
-        outputs = ("joined", "score")
-    bundle = write_single(tmp_path / "b", nets.seeded(factory), inputs, outputs)
+@pytest.mark.parametrize("name", ["words_bundle", "pair_bundle"])
+def test_other_networks_convert_cleanly(name: str, request: pytest.FixtureRequest) -> None:
+    bundle: Bundle = request.getfixturevalue(name)
     half, stayed_float, _ = convert_to_half(onnx.load(bundle.source("net").onnx))
     onnx.checker.check_model(half, full_check=True)
     assert not stayed_float
-    found = ReferenceEvaluator(half).run(None, inputs)
-    for value, reference in zip(found, bundle.golden("net")[1].values(), strict=True):
-        np.testing.assert_allclose(value, reference, atol=0.01)
+    inputs, reference = bundle.golden("net")
+    found = ReferenceEvaluator(half).run(None, dict(inputs))
+    for value, wanted in zip(found, reference.values(), strict=True):
+        np.testing.assert_allclose(value, wanted, atol=0.01)

@@ -18,7 +18,6 @@ from targets.parity import FP32_LIMIT, compare, failure
 from targets.quantize import saturates
 from targets.target import GraphSource, Target, get_target, list_targets
 from tests.targets import nets
-from tests.targets.conftest import write_single
 
 RUNTIMES = ("onnx", "openvino")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -131,38 +130,31 @@ def test_reduced_range_is_for_processors_that_saturate(shape_bundle: Bundle, tmp
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_several_inputs_and_outputs_keep_their_names(tmp_path: Path, runtime: str) -> None:
-    rng = np.random.default_rng(0)
-    inputs = {
-        "image": rng.standard_normal((8, 1, 12, 12)).astype(np.float32),
-        "numbers": rng.standard_normal((8, 6)).astype(np.float32),
-    }
-    bundle = write_single(tmp_path / "b", nets.seeded(nets.Pair), inputs, ("joined", "score"))
-    (tmp_path / "out").mkdir()
-    result = get_target(runtime).compile(bundle.source("net"), tmp_path / "out", "fp32", {})
-    session = get_target(runtime).open(
-        bundle.graphs["net"], tuple(tmp_path / "out" / f for f in result.files), "fp32", {}
-    )
+def test_several_inputs_and_outputs_keep_their_names(pair_bundle: Bundle, tmp_path: Path, runtime: str) -> None:
+    result = get_target(runtime).compile(pair_bundle.source("net"), tmp_path, "fp32", {})
+    files = tuple(tmp_path / file for file in result.files)
+    session = get_target(runtime).open(pair_bundle.graphs["net"], files, "fp32", {})
+    inputs, reference = pair_bundle.golden("net")
     outputs = session({"numbers": inputs["numbers"], "image": inputs["image"]})  # the order of feeds does not matter
     assert list(outputs) == ["joined", "score"]
-    assert failure(compare(bundle.golden("net")[1], outputs), "fp32") is None
+    assert failure(compare(reference, outputs), "fp32") is None
     with pytest.raises(ValueError, match="numbers"):
         session({"image": inputs["image"]})
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_integer_inputs_work_in_every_precision(tmp_path: Path, runtime: str) -> None:
-    ids = np.random.default_rng(0).integers(0, 50, (16, 7))
-    bundle = write_single(tmp_path / "b", nets.seeded(nets.Words), {"ids": ids}, ("embedding",))
-    assert bundle.graphs["net"].inputs[0].dtype == "int64"
-    for precision in PRECISIONS:
-        out = tmp_path / precision
-        out.mkdir()
-        result = get_target(runtime).compile(bundle.source("net"), out, precision, {})
-        session = get_target(runtime).open(bundle.graphs["net"], tuple(out / f for f in result.files), precision, {})
-        parity = compare(bundle.golden("net")[1], session({"ids": ids}))
-        assert failure(parity, precision) is None, (precision, parity)
-        np.testing.assert_array_equal(session({"ids": ids.astype(np.int32)})["embedding"].shape, (16, 8))
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_integer_inputs_work_in_every_precision(
+    words_bundle: Bundle, tmp_path: Path, runtime: str, precision: str
+) -> None:
+    assert words_bundle.graphs["net"].inputs[0].dtype == "int64"
+    result = get_target(runtime).compile(words_bundle.source("net"), tmp_path, precision, {})
+    files = tuple(tmp_path / file for file in result.files)
+    session = get_target(runtime).open(words_bundle.graphs["net"], files, precision, {})
+    inputs, reference = words_bundle.golden("net")
+    parity = compare(reference, session(inputs))
+    assert failure(parity, precision) is None, parity
+    assert session({"ids": inputs["ids"].astype(np.int32)})["embedding"].shape == (16, 8)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -181,6 +173,19 @@ def test_an_unknown_or_mistyped_option_is_refused_by_name(shape_bundle: Bundle, 
         get_target(runtime).open(
             shape_bundle.graphs["net"], (shape_bundle.source("net").onnx,), "fp32", {"threads": "2"}
         )
+
+
+def test_an_option_that_is_none_of_the_words_is_refused(shape_bundle: Bundle, tmp_path: Path) -> None:
+    for runtime, options in (("onnx", {"activation_type": "int4"}), ("openvino", {"preset": "fast"})):
+        with pytest.raises(RequestError, match=f"runtime option {next(iter(options))}: .* is not one of"):
+            get_target(runtime).compile(shape_bundle.source("net"), tmp_path, "int8", options)
+
+
+def test_attention_and_sums_with_constants_stay_float_in_onnx_int8(words_bundle: Bundle, tmp_path: Path) -> None:
+    """Words has three matrix products: two of computed matrices, one with weights."""
+    result = get_target("onnx").compile(words_bundle.source("net"), tmp_path, "int8", {})
+    assert result.float_operators["MatMul"] + result.float_operators.get("FusedMatMul", 0) == 2
+    assert sum(result.quantization["quantized_operators"].values()) == 1
 
 
 def test_a_fixed_batch_is_run_piece_by_piece() -> None:
