@@ -23,7 +23,8 @@ with needs("train"):
     from lightning_fabric import Fabric
 
     from compressor import distributed
-    from compressor.cache import TeacherCache
+    from compressor.allocator import keep_freed_memory
+from compressor.cache import TeacherCache
     from compressor.context import Context, seed_globally
     from compressor.data.packages import cache_root
     from compressor.fit import Fit
@@ -134,7 +135,9 @@ def _torch_settings(fabric: Fabric, threads: int) -> Iterator[None]:
         deterministic.fill_uninitialized_memory,
     )
     on_cpu = fabric.device.type == "cpu"
-    if not on_cpu:
+    if on_cpu:
+        keep_freed_memory()
+    else:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=not on_cpu)
