@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -146,37 +146,47 @@ class BundleWriter:
         """Write program, ONNX file and weights of one graph, and check them against the module."""
         torch = require("torch", "train")
         graph = graph_of(name, program, inputs, outputs)
-        folder = self.root / "graphs" / name
-        folder.mkdir(parents=True)
-        save_program(program, folder / "program.pt2")
-        slim_reason = _write_onnx(program, folder / "model.onnx", graph, examples)
-        batch = graph.inputs[0].shape[0]
-        checks = {}
         reference = ModuleSession(graph, module)
-        for count in (1, 3) if isinstance(batch, str) else (batch,):
-            feeds = {key: rows(torch.as_tensor(value), count).numpy() for key, value in examples.items()}
-            checks[count] = _check_files(name, graph, folder, feeds, reference(feeds))
+        batch = graph.inputs[0].shape[0]
+        counts = (1, 3) if isinstance(batch, str) else (batch,)
+        with self._new_folder(name) as folder:
+            save_program(program, folder / "program.pt2")
+            slim_reason = _write_onnx(program, folder / "model.onnx", graph, examples)
+            for count in counts:
+                feeds = {key: rows(torch.as_tensor(value), count).numpy() for key, value in examples.items()}
+                checks = _check_files(name, graph, folder, feeds, reference(feeds))
+            weights_file = self._write_weights(weights, module)
         self._references[name] = reference
         self._manifest["graphs"][name] = {
             **graph.to_json(),
             "onnx": f"graphs/{name}/model.onnx",
             "program": f"graphs/{name}/program.pt2",
-            "weights": self._write_weights(weights, module),
+            "weights": weights_file,
             "torch": torch.__version__,
             "slimmed": slim_reason is None,
             "slim_reason": slim_reason,
-            "parity": {kind: parity.to_json() for kind, parity in checks[max(checks)].items()},
+            "parity": {kind: parity.to_json() for kind, parity in checks.items()},
         }
         return graph
+
+    @contextlib.contextmanager
+    def _new_folder(self, name: str) -> Iterator[Path]:
+        """The graph's folder; it is gone again if the graph cannot be added."""
+        folder = self.root / "graphs" / name
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        except BaseException:
+            shutil.rmtree(folder)
+            raise
 
     def add_onnx(self, graph: Graph, path: Path, reference: Callable[[Arrays], dict[str, np.ndarray]]) -> None:
         """Take a user's ONNX file as it is, with its external weights. `reference` gives its float outputs."""
         from targets.onnx import copy_onnx
 
         self._new_name(graph.name)
-        folder = self.root / "graphs" / graph.name
-        folder.mkdir(parents=True)
-        copy_onnx(path, folder)
+        with self._new_folder(graph.name) as folder:
+            copy_onnx(path, folder)
         self._references[graph.name] = reference
         self._manifest["graphs"][graph.name] = {
             **graph.to_json(),

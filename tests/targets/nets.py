@@ -55,6 +55,17 @@ class ShapeNet(nn.Module):
         return self.head(self.body(self.stem(canvas)).mean((2, 3), keepdim=True).flatten(1))
 
 
+class Small(nn.Module):
+    """The least that has weights and takes a canvas of any size: for tests in which the network does not matter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, CLASSES, 3)
+
+    def forward(self, canvas: Tensor) -> Tensor:
+        return self.layer(canvas).mean((2, 3))
+
+
 class Pair(nn.Module):
     """Two inputs, two outputs: what joins a picture and a vector."""
 

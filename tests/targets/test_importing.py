@@ -212,7 +212,7 @@ def test_an_exported_program_becomes_a_bundle(tmp_path: Path) -> None:
 
 
 def test_a_program_with_a_fixed_batch_works(tmp_path: Path) -> None:
-    net = nets.seeded(nets.ShapeNet)
+    net = nets.seeded(nets.Small)
     save_program(torch.export.export(net, (torch.rand(1, 1, 16, 16),)), tmp_path / "m.pt2")
     images, _ = nets.shapes(5, seed=0)
     bundle = import_model(str(tmp_path / "m.pt2"), tmp_path / "b", data=data(tmp_path / "d.npz", canvas=images))
