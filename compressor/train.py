@@ -24,7 +24,7 @@ with needs("train"):
 
     from compressor import distributed
     from compressor.allocator import keep_freed_memory
-from compressor.cache import TeacherCache
+    from compressor.cache import TeacherCache
     from compressor.context import Context, seed_globally
     from compressor.data.packages import cache_root
     from compressor.fit import Fit
