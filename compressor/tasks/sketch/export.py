@@ -47,6 +47,7 @@ def export(task: Task, writer: BundleWriter) -> None:
     teacher_value = 0.0
     for part in ("validation", "test"):
         teacher_value = _add_split(task, writer, part)
+    writer.asset("gallery.npz", _gallery(task, np.arange(len(task.pairs))))
     _describe_teacher(task, writer, teacher_value)
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     writer.lineage({**task.describe(), "versions": versions})
@@ -89,18 +90,23 @@ def _gallery_images(task: Task, indices: np.ndarray) -> np.ndarray:
     return resize_pixels(task.pairs.photos(indices)[:, task.gallery_vendor], task.config.deploy.canvas_px)
 
 
+def _gallery(task: Task, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """What is searched: labels, and the teacher's embeddings of the photos, or the photos that the student embeds."""
+    labels = np.array([task.pairs.label(int(index)) for index in indices])
+    if task.config.gallery == "student":
+        return {"labels": labels, "images": _gallery_images(task, indices)}
+    return {"labels": labels, "embeddings": np.array(task.targets["photos"][indices])}
+
+
 def _add_split(task: Task, writer: BundleWriter, part: str) -> float:
     """The arrays that the glue evaluates, the teacher's and the student's acc@1. Returns the teacher's."""
     indices: np.ndarray = getattr(task.split, part)
     photos = task.pairs.photos(indices)[:, task.gallery_vendor]
     arrays: dict[str, Any] = pack_sketches([task.sketches[index] for index in indices])
     arrays["truth"] = np.arange(len(indices), dtype=np.int64)
-    arrays["labels"] = np.array([task.pairs.label(int(index)) for index in indices])
+    names = {"labels": "labels", "images": "gallery_images", "embeddings": "gallery"}
+    arrays |= {names[key]: value for key, value in _gallery(task, indices).items()}
     arrays["gallery_thumbs"] = resize_pixels(photos, THUMB_PX)
-    if task.config.gallery == "student":
-        arrays["gallery_images"] = _gallery_images(task, indices)
-    else:
-        arrays["gallery"] = np.array(task.targets["photos"][indices])
     teacher_value = task.teacher_accuracy(indices, CPU)
     writer.split(part, arrays, teacher_value=teacher_value)
     queries, gallery = task.student_embeddings(indices, task.config.deploy.canvas_px, CPU)
