@@ -163,6 +163,8 @@ def _compile_int8(model: Any, source: GraphSource, out: Path, options: Mapping[s
     feeds = calibration_of(source)
     preset = choice(options, "preset", ("mixed", "performance"))
     items = list(chunks(source.graph, feeds, step=1))
+    # NNCF's default averages the ranges of the samples, which clips: 16 instead of 26 dB on the sketch student.
+    ranges = require("nncf.quantization.range_estimator", EXTRA).RangeEstimatorParametersSet.MINMAX
     with quiet():
         quantized = nncf.quantize(
             model,
@@ -170,6 +172,7 @@ def _compile_int8(model: Any, source: GraphSource, out: Path, options: Mapping[s
             preset=nncf.QuantizationPreset(preset),
             subset_size=len(items),
             fast_bias_correction=option(options, "fast_bias_correction", True, bool),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(activations_range_estimator_params=ranges),
         )
     ov.save_model(quantized, out / "model.xml", compress_to_fp16=False)
     executed = executed_layers(quantized, options)
