@@ -28,7 +28,8 @@ def prune(
     if not 0 < macs_ratio < 1:
         raise RequestError(f"macs_ratio {macs_ratio}: it must lie between 0 and 1")
     positions = [name for name, layer in module.named_modules() if any(layer is kept for kept in keep)]
-    carved = copy.deepcopy(module).cpu().eval()
+    # What was frozen may be carved too: torch-pruning passes over parameters that take no gradient.
+    carved = copy.deepcopy(module).cpu().eval().requires_grad_(True)
     budget = macs_ratio * _macs(carved, example)
     # The whole way down to one group of channels; the loop stops as soon as the budget is met.
     pruner = torch_pruning.pruner.MagnitudePruner(

@@ -13,8 +13,8 @@ import torch
 from compressor.allocator import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
     print("no glibc"); sys.exit()
-for step in range(20):
-    if step == 4:
+for step in range(40):
+    if step == 10:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     tensors = [torch.ones(1 << 24) for _ in range(2)]  # 64 MB each: beyond the size at which glibc adapts
     del tensors
@@ -33,4 +33,4 @@ def test_memory_that_is_kept_is_not_faulted_in_again() -> None:
     kept = faults("keep")
     if kept == "no glibc":
         pytest.skip("this system's allocator is not glibc's")
-    assert int(kept) < 0.1 * int(faults("leave"))
+    assert int(kept) < 0.3 * int(faults("leave"))

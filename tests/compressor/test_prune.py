@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -51,3 +53,10 @@ def test_the_weakest_channels_go_first() -> None:
 def test_a_ratio_that_cannot_be_reached_is_refused(teacher: torch.nn.Module) -> None:
     with pytest.raises(RequestError, match=r"macs_ratio 0\.0001"):
         prune(teacher, EXAMPLE, 0.0001, keep=[teacher.head])
+
+
+def test_frozen_layers_are_carved_too_and_the_copy_can_be_trained(teacher: torch.nn.Module) -> None:
+    frozen = copy.deepcopy(teacher).requires_grad_(False)
+    first, second = (prune(module, EXAMPLE, 0.5, keep=[module.head]) for module in (teacher, frozen))
+    assert [tuple(p.shape) for p in first.parameters()] == [tuple(p.shape) for p in second.parameters()]
+    assert all(parameter.requires_grad for parameter in second.parameters())

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from compressor.allocator import keep_freed_memory
 from compressor.context import seed_globally
 from compressor.data.pairs import PairDataset, Split, load_pairs
 from compressor.data.sketch import Sketch
@@ -66,7 +65,6 @@ class Task(BaseTask):
 
     def setup(self, context: Context) -> None:
         config = self.config
-        keep_freed_memory()
         self.pairs = load_pairs(config.data.source)
         self.split = unseen(
             self.pairs, self.pairs.split(config.data.fold, config.data.validation_share, config.data.by)
