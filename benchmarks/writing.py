@@ -1,0 +1,36 @@
+"""What every file in benchmarks/results has: the command, the commit, the date, the host, seeds, minutes, rows."""
+
+from __future__ import annotations
+
+import datetime
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def write_rows(
+    path: Path, rows: Sequence[dict[str, Any]], *, minutes: float, seeds: Sequence[int] = (), before: str = ""
+) -> None:
+    """Write a results file. `before`: what has to be run before this program, as a shell command."""
+    from profiles.host import host_info
+    from profiles.storage import write_json
+
+    program = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    value = {
+        "command": f"{before} && {program}" if before else program,
+        "commit": commit or None,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "host": host_info(),
+        "seeds": list(seeds),
+        "minutes": round(minutes, 1),
+        "rows": list(rows),
+    }
+    write_json(path, value)
