@@ -269,6 +269,9 @@ def main() -> None:
     except (typer.Exit, typer.Abort) as error:
         sys.exit(getattr(error, "exit_code", 130))
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a command group without a command: its help
+            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
+            sys.exit(RequestError.exit_code)
         code, message = _explain(error)
         if code == 4:
             traceback.print_exc()
