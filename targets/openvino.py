@@ -163,7 +163,7 @@ def _compile_int8(model: Any, source: GraphSource, out: Path, options: Mapping[s
     feeds = calibration_of(source)
     preset = choice(options, "preset", ("mixed", "performance"))
     items = list(chunks(source.graph, feeds, step=1))
-    # NNCF's default averages the ranges of the samples, which clips: 16 instead of 26 dB on the sketch student.
+    # NNCF's default averages the ranges of the samples, which clips.
     ranges = require("nncf.quantization.range_estimator", EXTRA).RangeEstimatorParametersSet.MINMAX
     with quiet():
         quantized = nncf.quantize(

@@ -18,7 +18,7 @@ CALIBRATION_CHUNK = 32
 # What is quantised unless the device profile's option `quantize_operators` says otherwise: layers with weights, and the
 # operators between them that would else force a way back to float. Softmax, normalisations, divisions and products of
 # two computed tensors stay float: their ranges are wide and their cost is small. Relu and Clip are here so that a
-# layer's range is taken behind them: half of the range before is negative, which costs 7 dB on the sketch student.
+# layer's range is taken behind them: half of the range before is negative, and that half of the steps would be lost.
 OPERATORS = (
     "Conv",
     "ConvTranspose",
