@@ -36,7 +36,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 setup-system:
 	apt-get update
-	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium
+	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium \
+		gcc gcc-arm-none-eabi libnewlib-arm-none-eabi make qemu-system-arm
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
