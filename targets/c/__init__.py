@@ -1,0 +1,1 @@
+"""C99 for microcontrollers, from a full-integer .tflite."""

@@ -1,0 +1,1 @@
+"""TFLite: litert-torch converts, ai-edge-quantizer quantises, ai-edge-litert runs."""
