@@ -13,17 +13,8 @@ import numpy as np
 
 from profiles.errors import require
 from targets.graph import Graph
-from targets.quantize import (
-    OPERATORS,
-    calibration_of,
-    check_options,
-    choice,
-    chunks,
-    option,
-    saturates,
-    threads_of,
-)
-from targets.quiet import quiet
+from targets.qdq import write_qdq
+from targets.quantize import OPERATORS, check_options, choice, option, saturates, threads_of
 from targets.session import GraphSession
 from targets.target import CompiledGraph, GraphSource
 
@@ -35,7 +26,6 @@ LEVELS = {
     "basic": "ORT_ENABLE_BASIC",
     "none": "ORT_DISABLE_ALL",
 }
-MIN_OPSET = 13  # per-channel DequantizeLinear
 
 # What moves or shapes data, or converts it: no arithmetic that could have stayed float.
 # fmt: off
@@ -147,32 +137,10 @@ def _compile_fp16(source: GraphSource, out: Path, options: Mapping[str, Any]) ->
 
 def _compile_int8(source: GraphSource, out: Path, options: Mapping[str, Any]) -> CompiledGraph:
     ort = _runtime()
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-
-    feeds = calibration_of(source)
     reduce_range = option(options, "reduce_range", saturates(), bool)
     activations = choice(options, "activation_type", ("uint8", "int8"))
     operators = list(option(options, "quantize_operators", OPERATORS, (list, tuple)))
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        prepared = _prepare(source.onnx, Path(folder))
-        quantize_static(
-            str(prepared),
-            str(out / "model.onnx"),
-            _Reader(source.graph, feeds),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=operators,
-            nodes_to_exclude=_sensitive(prepared),
-            per_channel=True,
-            reduce_range=reduce_range,
-            activation_type={"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}[activations],
-            weight_type=QuantType.QInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-            extra_options={
-                "ActivationSymmetric": activations == "int8",
-                "WeightSymmetric": True,
-                "MatMulConstBOnly": True,
-            },
-        )
+    samples = write_qdq(source, out / "model.onnx", operators, activations, reduce_range=reduce_range)
     executed = executed_operators(out / "model.onnx", options)
     stayed_float = {name: count for name, count in executed.items() if not _is_quantized(name)}
     settings = {
@@ -180,57 +148,12 @@ def _compile_int8(source: GraphSource, out: Path, options: Mapping[str, Any]) ->
         "tool": f"onnxruntime {ort.__version__}",
         "activations": activations,
         "weights": "int8 of 7 bits" if reduce_range else "int8",
-        "samples": len(next(iter(feeds.values()))),
+        "samples": samples,
         "operators": operators,
         "quantized_operators": {name: count for name, count in executed.items() if _is_quantized(name)},
     }
     problem = None if settings["quantized_operators"] else "nothing could be quantised: every operator stayed float"
     return CompiledGraph(("model.onnx",), "int8", stayed_float, settings, problem=problem)
-
-
-def _sensitive(path: Path) -> list[str]:
-    """Names of nodes that stay float for accuracy: sums with a constant (the inside of a layer normalisation or of a
-    hard swish) and products of two computed matrices (attention). Nodes without a name get one, in the file."""
-    onnx = require("onnx", EXTRA)
-    model = onnx.load(path)
-    graph = model.graph
-    for i, node in enumerate(graph.node):
-        node.name = node.name or f"{node.op_type}_{i}"
-    onnx.save(model, path)
-    constants = {tensor.name for tensor in graph.initializer}
-    constants |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
-    return [
-        node.name
-        for node in graph.node
-        if (node.op_type == "Add" and constants & set(node.input))
-        or (node.op_type == "MatMul" and not constants & set(node.input))
-    ]
-
-
-class _Reader:
-    """onnxruntime's CalibrationDataReader over arrays."""
-
-    def __init__(self, graph: Graph, feeds: Mapping[str, np.ndarray]) -> None:
-        self._chunks = chunks(graph, feeds)
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self._chunks, None)
-
-
-def _prepare(path: Path, folder: Path) -> Path:
-    """Raise an old opset, infer shapes, let the runtime fold constants and batch norms: what quantisation expects."""
-    onnx = require("onnx", EXTRA)
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    model = onnx.load(path)
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if opset < MIN_OPSET:
-        model = require("onnx.version_converter", EXTRA).convert_version(model, MIN_OPSET)
-        path = folder / "raised.onnx"
-        onnx.save(model, path)
-    prepared = folder / "prepared.onnx"
-    quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
-    return prepared
 
 
 def executed_operators(path: Path, options: Mapping[str, Any]) -> Counter[str]:

@@ -1,0 +1,108 @@
+"""Static quantisation of an ONNX file by QuantizeLinear and DequantizeLinear pairs (Q/DQ), with ONNX Runtime's tool."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from profiles.errors import require
+from targets.graph import Graph
+from targets.quantize import calibration_of, chunks
+from targets.quiet import quiet
+from targets.target import GraphSource
+
+EXTRA = "onnx"
+MIN_OPSET = 13  # per-channel DequantizeLinear
+
+
+def write_qdq(
+    source: GraphSource,
+    path: Path,
+    operators: Sequence[str],
+    activations: str,
+    *,
+    reduce_range: bool = False,
+    extra_options: Mapping[str, Any] | None = None,
+) -> int:
+    """Write the int8 file of a graph: weights int8 per channel and symmetric, ranges the extremes of its calibration.
+
+    Args:
+        operators: names of the operators to quantise. activations: "uint8", or "int8" (symmetric).
+        reduce_range: weights of 7 bits. extra_options: more of ONNX Runtime's own.
+    Returns the number of calibration samples. Raises RequestError if the graph has none.
+    """
+    require("onnxruntime", EXTRA)
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    feeds = calibration_of(source)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        prepared = _prepare(source.onnx, Path(folder))
+        quantize_static(
+            str(prepared),
+            str(path),
+            _Reader(source.graph, feeds),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(operators),
+            nodes_to_exclude=_sensitive(prepared),
+            per_channel=True,
+            reduce_range=reduce_range,
+            activation_type={"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}[activations],
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={
+                "ActivationSymmetric": activations == "int8",
+                "WeightSymmetric": True,
+                "MatMulConstBOnly": True,
+                **(extra_options or {}),
+            },
+        )
+    return len(next(iter(feeds.values())))
+
+
+def _sensitive(path: Path) -> list[str]:
+    """Names of nodes that stay float for accuracy: sums with a constant (the inside of a layer normalisation or of a
+    hard swish) and products of two computed matrices (attention). Nodes without a name get one, in the file."""
+    onnx = require("onnx", EXTRA)
+    model = onnx.load(path)
+    graph = model.graph
+    for i, node in enumerate(graph.node):
+        node.name = node.name or f"{node.op_type}_{i}"
+    onnx.save(model, path)
+    constants = {tensor.name for tensor in graph.initializer}
+    constants |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
+    return [
+        node.name
+        for node in graph.node
+        if (node.op_type == "Add" and constants & set(node.input))
+        or (node.op_type == "MatMul" and not constants & set(node.input))
+    ]
+
+
+class _Reader:
+    """onnxruntime's CalibrationDataReader over arrays."""
+
+    def __init__(self, graph: Graph, feeds: Mapping[str, np.ndarray]) -> None:
+        self._chunks = chunks(graph, feeds)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._chunks, None)
+
+
+def _prepare(path: Path, folder: Path) -> Path:
+    """Raise an old opset, infer shapes, let the runtime fold constants and batch norms: what quantisation expects."""
+    onnx = require("onnx", EXTRA)
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    model = onnx.load(path)
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if opset < MIN_OPSET:
+        model = require("onnx.version_converter", EXTRA).convert_version(model, MIN_OPSET)
+        path = folder / "raised.onnx"
+        onnx.save(model, path)
+    prepared = folder / "prepared.onnx"
+    quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+    return prepared
