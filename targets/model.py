@@ -111,11 +111,16 @@ def _load_source(name: str, file: Path) -> Any:
 
 
 class ModelGlue:
-    """One graph whose inputs are the query. Settings: {"graph", "metric" or None, "metric_file": asset or None}."""
+    """One graph whose inputs are the query.
+
+    Settings: {"graph", "metric" or None, "metric_file": asset or None, "output": what the metric is computed on, by
+    default the graph's first}.
+    """
 
     def __init__(self, graphs: Mapping[str, GraphCall], settings: Mapping[str, Any], assets: Path) -> None:
         self.run = graphs[settings["graph"]]
         self.metric: str | None = settings.get("metric")
+        self.output: str | None = settings.get("output")
         file = settings.get("metric_file")
         self.metric_file = assets / file if file else None
 
@@ -136,7 +141,8 @@ class ModelGlue:
             self.run({name: value[start : start + CHUNK] for name, value in inputs.items()})
             for start in range(0, count, CHUNK)
         ]
-        outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        names = sorted(parts[0], key=lambda name: name != self.output)  # stable: the metric's output goes first
+        outputs = {name: np.concatenate([part[name] for part in parts]) for name in names}
         try:
             scores = np.asarray(function(outputs, targets), dtype=np.float64)
         except RequestError:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from targets.bundle import Bundle
 from targets.export import BundleWriter
-from tests.targets import nets
+from tests.targets import nets, small_nets
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +66,22 @@ def words_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     ids = np.random.default_rng(0).integers(0, 50, (16, 7))
     path = tmp_path_factory.mktemp("words") / "b"
     return write_single(path, nets.seeded(nets.Words), {"ids": ids}, ("embedding",))
+
+
+@pytest.fixture(scope="session")
+def small_net() -> Callable[[str], torch.nn.Module]:
+    """small_net("image" | "imu" | "gru" | "keyword"): that network, trained once."""
+    return functools.cache(lambda name: small_nets.TASKS[name].train())
+
+
+@pytest.fixture(scope="session")
+def small_bundle(
+    small_net: Callable[[str], torch.nn.Module], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Bundle]:
+    """small_bundle(name): the bundle of that network, written once."""
+
+    @functools.cache
+    def write(name: str) -> Bundle:
+        return small_nets.write_bundle(tmp_path_factory.mktemp("small") / name, name, small_net(name))
+
+    return write

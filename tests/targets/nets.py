@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -98,20 +100,26 @@ def seeded(factory: type[nn.Module], seed: int = 0) -> nn.Module:
 
 def train_shape_net(steps: int = 120) -> ShapeNet:
     """A ShapeNet that knows its shapes (a few seconds on one core)."""
+    torch.manual_seed(0)
+    net = ShapeNet()
+    images, truth = (torch.from_numpy(value) for value in shapes(2048, seed=1))
+    fit(net, lambda rows: F.cross_entropy(net(images[rows]), truth[rows]), len(images), steps)
+    return net
+
+
+def fit(net: nn.Module, loss: Callable[[Tensor], Tensor], items: int, steps: int, peak_rate: float = 1e-2) -> None:
+    """Train with AdamW and one cycle on `loss(rows)` of 64 random items a step; leaves the network in eval mode."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # on a busy machine two threads of so small a network wait for each other
-    torch.manual_seed(0)
-    net = ShapeNet().train()
+    net.train()
     optimizer = torch.optim.AdamW(net.parameters(), 5e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, steps)
-    images, truth = (torch.from_numpy(value) for value in shapes(2048, seed=1))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peak_rate, steps)
     rng = np.random.default_rng(0)
     for _ in range(steps):
-        rows = torch.from_numpy(rng.integers(0, len(images), 64))
-        loss = F.cross_entropy(net(images[rows]), truth[rows])
+        value = loss(torch.from_numpy(rng.integers(0, items, 64)))
         optimizer.zero_grad()
-        loss.backward()
+        value.backward()
         optimizer.step()
         schedule.step()
     torch.set_num_threads(threads)
-    return net.eval()
+    net.eval()
