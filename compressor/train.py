@@ -26,13 +26,13 @@ with needs("train"):
     from compressor.allocator import keep_freed_memory
     from compressor.cache import TeacherCache
     from compressor.context import Context, seed_globally
-    from compressor.data.packages import cache_root
     from compressor.fit import Fit
     from compressor.interrupts import Interrupts
     from compressor.recipe import RecipeConfig
     from compressor.rundir import RunDirectory
     from compressor.runlog import RunLog
     from compressor.stage import Stage, Task
+    from profiles.storage import cache_root
 
 __all__ = ["Context", "Trainer", "distill"]
 

@@ -19,8 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import platformdirs
 
 from profiles.errors import RequestError
+
+CACHE_VARIABLE = "EDGE_COMPRESSOR_CACHE"
+
+
+def cache_root() -> Path:
+    """The user's cache directory, or what the environment variable EDGE_COMPRESSOR_CACHE names."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("edge-compressor"))
 
 
 def sha256_file(path: str | Path) -> str:

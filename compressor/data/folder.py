@@ -30,13 +30,12 @@ from typing import Any
 import numpy as np
 
 from compressor.data.concepts import equal_folds
-from compressor.data.packages import cache_root
 from compressor.data.pairs import write_pairs
 from compressor.data.sketch import Sketch
 from compressor.data.source import build_once
 from compressor.data.svg import parse_svg
 from profiles.errors import RequestError, require
-from profiles.storage import read_json, sha256_file
+from profiles.storage import cache_root, read_json, sha256_file
 
 REVISION = 1
 SKETCHES = {".svg", ".json"}

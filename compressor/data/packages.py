@@ -18,12 +18,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import platformdirs
-
 from profiles.errors import MissingError, RequestError
-from profiles.storage import atomic_file, sha256_file
+from profiles.storage import atomic_file, cache_root, sha256_file
 
-CACHE_VARIABLE = "EDGE_COMPRESSOR_CACHE"
 TIMEOUT_S = 600
 STALE_S = 3600
 
@@ -42,12 +39,6 @@ class Package:
 
     def to_json(self) -> dict[str, str]:
         return asdict(self)
-
-
-def cache_root() -> Path:
-    """The user's cache directory, or what the environment variable EDGE_COMPRESSOR_CACHE names."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser().absolute() if chosen else Path(platformdirs.user_cache_dir("edge-compressor"))
 
 
 def fetch_archive(package: Package) -> Path:

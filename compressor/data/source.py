@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.data.packages import CACHE_VARIABLE, Package, cache_root, fetch_archive, sweep
+from compressor.data.packages import Package, fetch_archive, sweep
 from profiles.errors import MissingError
-from profiles.storage import atomic_directory, read_json, sha256_tree, write_json
+from profiles.storage import CACHE_VARIABLE, atomic_directory, cache_root, read_json, sha256_tree, write_json
 
 MANIFEST = "manifest.json"
 Progress = Callable[[str, int, int], None]  # what, how many are done, of how many
