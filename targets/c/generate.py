@@ -1,0 +1,278 @@
+"""A full-integer `.tflite` as C99: `generate` lowers every operator and plans the arena, `write` writes the files.
+
+generated = generate(read_model("model.tflite"), "wake_word")
+write(generated, Path("out"))       # model.c, model.h, main.c, Makefile, model.json
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+
+from profiles.storage import atomic_file, write_json
+from targets.c.emitter import C_TYPES, CEmitter, Memory, kernel_order, kernel_text
+from targets.c.lowering import LOWERINGS, UnsupportedOperator
+from targets.c.macs import total_macs
+from targets.tflite.schema import FLOATS, Model, Operator, Tensor
+
+TEMPLATES = Path(__file__).parent / "templates"
+FILES = ("model.c", "model.h", "main.c", "Makefile", "model.json")
+LINE = 112
+# fmt: off
+KEYWORDS = frozenset((
+    "auto", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern", "float",
+    "for", "goto", "if", "inline", "int", "long", "main", "register", "restrict", "return", "short", "signed", "sizeof",
+    "static", "struct", "switch", "typedef", "union", "unsigned", "void", "volatile", "while",
+))
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The C of one model, not written yet. `body` needs the kernel headers `kernels` (in this order) before it."""
+
+    name: str
+    model: Model
+    kernels: tuple[str, ...]
+    body: str
+    arena_bytes: int
+    arena_lower_bound: int
+    constant_bytes: int
+
+
+def generate(model: Model, name: str) -> Generated:
+    """Lower every operator and plan the memory.
+
+    Raises UnsupportedOperator naming every operator that cannot be lowered, each with its place, before any is written.
+    """
+    emitter = CEmitter(model, c_name(name))
+    problems = [*_variables(model), *(problem for o in model.operators if (problem := _lower(o, emitter)) is not None)]
+    if problems:
+        raise UnsupportedOperator("; ".join(problems))
+    memory = emitter.memory()
+    constant_bytes = sum(values.nbytes for values in emitter.constants.values())
+    body = _body(emitter, memory, constant_bytes)
+    return Generated(
+        emitter.prefix,
+        model,
+        tuple(kernel_order(emitter.kernels)),
+        body,
+        memory.plan.arena_bytes,
+        memory.plan.lower_bound,
+        constant_bytes,
+    )
+
+
+def write(generated: Generated, out: Path) -> tuple[str, ...]:
+    """Write the files of one model into an existing directory; gives their names."""
+    texts = {
+        "model.c": translation_unit([generated]),
+        "model.h": header(generated),
+        "main.c": _main(generated),
+        "Makefile": _template("Makefile"),
+    }
+    for file, text in texts.items():
+        with atomic_file(out / file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    write_json(out / "model.json", description(generated))
+    return FILES
+
+
+def translation_unit(models: Sequence[Generated]) -> str:
+    """One C file of several models with different names; each kernel is in it once."""
+    kernels = kernel_order(kernel for model in models for kernel in model.kernels)
+    return _template(
+        "model.c",
+        title=", ".join(_title(model) for model in models),
+        kernels="\n".join(kernel_text(kernel) for kernel in kernels),
+        models="\n".join(model.body for model in models),
+    )
+
+
+def description(generated: Generated) -> dict[str, Any]:
+    """model.json: what a session and a firmware need to know. Integer inputs have no scale and no zero point."""
+    return {
+        "name": generated.name,
+        "arena_bytes": generated.arena_bytes,
+        "arena_lower_bound": generated.arena_lower_bound,
+        "constant_bytes": generated.constant_bytes,
+        "inputs": [_port(tensor) for tensor in generated.model.inputs],
+        "outputs": [_port(tensor) for tensor in generated.model.outputs],
+        "operators": dict(sorted(generated.model.operator_counts().items())),
+        "macs": total_macs(generated.model),
+        "kernels": list(generated.kernels),
+    }
+
+
+def header(generated: Generated) -> str:
+    """model.h."""
+    ports = [("INPUT", i, t) for i, t in enumerate(generated.model.inputs)]
+    ports += [("OUTPUT", i, t) for i, t in enumerate(generated.model.outputs)]
+    return _template(
+        "model.h",
+        title=_title(generated),
+        name=generated.name,
+        guard=generated.name.upper(),
+        arena_bytes=generated.arena_bytes,
+        constant_bytes=generated.constant_bytes,
+        input_count=len(generated.model.inputs),
+        output_count=len(generated.model.outputs),
+        macros="\n".join(_macros(generated.name.upper(), *port) for port in ports),
+    )
+
+
+def c_name(name: str) -> str:
+    """A C identifier of a graph's name."""
+    cleaned = re.sub(r"\W", "_", name, flags=re.ASCII)
+    return f"model_{cleaned}" if cleaned in KEYWORDS or not cleaned or not re.match("[A-Za-z]", cleaned) else cleaned
+
+
+def load_lowerings() -> None:
+    """Import every module `lower_*` of this package: each registers its operators."""
+    package = importlib.import_module("targets.c")
+    for module in pkgutil.iter_modules(package.__path__):
+        if module.name.startswith("lower_"):
+            importlib.import_module(f"targets.c.{module.name}")
+
+
+def _lower(operator: Operator, emitter: CEmitter) -> str | None:
+    """Write one operator; gives what is wrong with it if it is not supported."""
+    load_lowerings()
+    emitter.start(operator)
+    tensors = [tensor for tensor in operator.inputs + operator.outputs if tensor is not None]
+    floats = [tensor.name for tensor in tensors if tensor.dtype in FLOATS]
+    if operator.kind not in LOWERINGS:
+        return f"{operator.place}: there is no C for this operator"
+    if floats:
+        return f"{operator.place}: tensor {floats[0]} is float; only full-integer files become C"
+    unknown = [tensor for tensor in tensors if tensor.dtype not in C_TYPES]
+    if unknown:
+        return f"{operator.place}: tensor {unknown[0].name} has elements of type {unknown[0].dtype}"
+    try:
+        LOWERINGS[operator.kind](operator, emitter)
+    except UnsupportedOperator as error:
+        return str(error)
+    return None
+
+
+def _variables(model: Model) -> list[str]:
+    """Tensors that nothing writes before they are read: state that a file keeps between runs."""
+    written = {tensor.index for tensor in model.inputs}
+    problems = []
+    for operator in model.operators:
+        for tensor in operator.inputs:
+            if tensor is not None and not tensor.is_constant and tensor.index not in written:
+                problems.append(
+                    f"{operator.place}: nothing writes its input {tensor.name}; state between runs is not kept"
+                )
+        written |= {tensor.index for tensor in operator.outputs}
+    return problems
+
+
+def _body(emitter: CEmitter, memory: Memory, constant_bytes: int) -> str:
+    model, name = emitter.model, emitter.prefix
+    copies = [t for t in model.outputs if emitter.is_constant(t)]
+    statements = [line for step in emitter.steps for line in _step_lines(step.operator, step.statements)]
+    for tensor in copies:
+        place = _address(name, memory.offset_of[tensor.index])
+        statements.append(f"  memcpy({place}, {emitter.ref(tensor)}, {tensor.bytes});")
+    pointers = [
+        f"  {ctype} *const {pointer} = ({ctype} *){_address(name, offset)};"
+        for pointer, ctype, offset in memory.pointers
+        if any(re.search(rf"\b{pointer}\b", line) for line in statements)
+    ]
+    ports = {
+        key: "\n".join(
+            f"  case {i}: return {_address(name, memory.offset_of[tensor.index])};" for i, tensor in enumerate(tensors)
+        )
+        for key, tensors in (("inputs", model.inputs), ("outputs", model.outputs))
+    }
+    return _template(
+        "graph.c",
+        name=name,
+        operators=len(model.operators),
+        macs=total_macs(model),
+        constant_bytes=constant_bytes,
+        arena_size=max(1, memory.plan.arena_bytes),
+        constants="\n".join(_array(key, values) for key, values in emitter.constants.items()),
+        pointers="\n".join(pointers),
+        statements="\n".join(statements),
+        **ports,
+    )
+
+
+def _step_lines(operator: Operator, statements: Sequence[str]) -> list[str]:
+    comment = re.sub(r"\*/|/\*|[^ -~]", "_", operator.place)
+    if not statements:
+        return [f"  /* {comment}: no code */"]
+    return [f"  {{ /* {comment} */", *(textwrap.indent(s, "    ") for s in statements), "  }"]
+
+
+def _address(name: str, offset: int) -> str:
+    return f"({name}_arena.bytes + {offset})"
+
+
+def _array(name: str, values: np.ndarray) -> str:
+    """`static const` array, wrapped."""
+    suffix = {"int64": "LL", "uint64": "ULL", "uint32": "U"}.get(values.dtype.name, "")
+    numbers = ", ".join(f"{int(value)}{suffix}" for value in values.ravel())
+    lines = textwrap.wrap(numbers, LINE, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+    head = f"static const {C_TYPES[values.dtype.name]} {name}[{max(1, values.size)}] MODEL_ALIGNED = {{"
+    return "\n".join([head, *(lines or ["  0"]), "};"])
+
+
+def _port(tensor: Tensor) -> dict[str, Any]:
+    quantized = tensor.scale.size == 1
+    return {
+        "name": tensor.name,
+        "dtype": tensor.dtype,
+        "shape": list(tensor.shape),
+        "bytes": tensor.bytes,
+        "scale": float(tensor.scale[0]) if quantized else None,
+        "zero_point": int(tensor.zero_point[0]) if quantized else None,
+    }
+
+
+def _macros(guard: str, direction: str, index: int, tensor: Tensor) -> str:
+    stem = f"{guard}_{direction}_{index}"
+    shape = " x ".join(str(size) for size in tensor.shape)
+    comment = re.sub(r"\*/|/\*|[^ -~]", "_", tensor.name)
+    lines = [f"/* {direction.lower()} {index}: {comment}, {tensor.dtype}, {shape} */"]
+    lines.append(f"#define {stem}_BYTES {tensor.bytes}")
+    if tensor.scale.size == 1:
+        lines.append(f"#define {stem}_SCALE {float(tensor.scale[0])!r}f")
+        lines.append(f"#define {stem}_ZERO_POINT ({int(tensor.zero_point[0])})")
+    return "\n".join([*lines, ""])
+
+
+def _main(generated: Generated) -> str:
+    guard = generated.name.upper()
+    fill = [
+        f"  memset({generated.name}_input({i}), 0, {guard}_INPUT_{i}_BYTES);"
+        for i in range(len(generated.model.inputs))
+    ]
+    return _template(
+        "main.c",
+        title=_title(generated),
+        name=generated.name,
+        guard=guard,
+        fill="\n".join(fill),
+        output_type=C_TYPES[generated.model.outputs[0].dtype],
+    )
+
+
+def _title(generated: Generated) -> str:
+    return f"{generated.name}, {len(generated.model.operators)} operators"
+
+
+def _template(file: str, **values: Any) -> str:
+    return Template((TEMPLATES / file).read_text(encoding="utf-8")).substitute(values)
