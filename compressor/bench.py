@@ -24,9 +24,9 @@ from targets.artifact import Artifact, compile_bundle, tool_versions
 from targets.bundle import SPLITS, Bundle
 from targets.glue import Evaluation
 from targets.measurement import Measurement
-from targets.runners import get_runner
+from targets.runners import get_runner, list_runners
 from targets.student import load
-from targets.target import get_target
+from targets.target import get_target, not_runnable
 
 PRECISIONS = ("fp32", "fp16", "int8")
 EXAMPLES = 8
@@ -172,9 +172,11 @@ def verify(path: Path, devices: Sequence[str], runner: str | None) -> list[dict[
     device = load_device(devices[0] if devices else artifact.device)
     if not all(entry["files"] for entry in artifact.manifest["graphs"].values()):
         raise RequestError(f"{path}: there is nothing to run, its status is {artifact.status} ({artifact.reason})")
-    where = get_runner(_runner_name(device, runner))
+    where = _runner_name(device, runner)
+    if reason := _not_runnable(artifact, device, where):
+        raise MissingError(reason)
     try:
-        found = where.measure(artifact, device, splits=(), latency=False)
+        found = get_runner(where).measure(artifact, device, splits=(), latency=False)
     except sandbox.SandboxError as error:
         common = {"status": "failed", "ran_on": None, "reason": error.reason}
         return [{"graph": name, **common} for name in artifact.graphs]
@@ -190,10 +192,18 @@ def verify(path: Path, devices: Sequence[str], runner: str | None) -> list[dict[
                 "cosine_min": parity.cosine_min,
                 "sqnr_db": parity.sqnr_db,
                 "n": parity.n,
+                **_costs(found, name),
                 "reason": entry["reason"],
             }
         )
     return rows
+
+
+def _costs(found: Measurement, graph: str) -> dict[str, Any]:
+    """What an emulator counted of one graph; empty where it counted nothing."""
+    cost, memory = found.cost(graph), found.memory(graph).model_dump(exclude_none=True)
+    counted: dict[str, Any] = {cost.kind: round(cost.value)} if cost else {}
+    return {**counted, **{f"{name}_bytes": memory[name] for name in ("flash", "ram", "stack") if name in memory}}
 
 
 # -- the parts of the main job -------------------------------------------------------------------------------------
@@ -293,12 +303,11 @@ def _measure(subject: Subject, cell: Combination, request: BenchRequest, details
         return records.known_beforehand(subject, cell.device, cell.runtime, cell.precision, "unsupported", refusal)
     artifact = _compile(subject.bundle, cell, request)
     found: Measurement | None = None
-    if artifact.status == "built":
+    where = _runner_name(cell.device, request.runner)
+    if artifact.status == "built" and not _not_runnable(artifact, cell.device, where):
         _say(f"running {artifact.student_name} on {cell.device.name}: {cell.runtime} {cell.precision}")
         try:
-            found = get_runner(_runner_name(cell.device, request.runner)).measure(
-                artifact, cell.device, examples=EXAMPLES if _has_report() else 0
-            )
+            found = get_runner(where).measure(artifact, cell.device, examples=EXAMPLES if _has_report() else 0)
         except sandbox.SandboxError as error:
             _say(f"failed: {error.reason}")
             artifact = Artifact.open(artifact.path)
@@ -331,9 +340,19 @@ def _compile(bundle: Bundle, cell: Combination, request: BenchRequest) -> Artifa
 
 
 def _runner_name(device: Device, asked: str | None) -> str:
+    """Where a device's artifacts run: what was asked for, the device, its emulator where there is one here, or here."""
     if asked:
         return asked
-    return device.runner.kind if device.runner else "local"
+    if device.runner:
+        return device.runner.kind
+    return device.emulator.kind if device.emulator and device.emulator.kind in list_runners() else "local"
+
+
+def _not_runnable(artifact: Artifact, device: Device, where: str) -> str | None:
+    """Why an artifact cannot be run here; a runner that reaches the device itself may still do it."""
+    reaches_device = where not in ("local", device.emulator.kind if device.emulator else "local")
+    reason = not_runnable(get_target(artifact.runtime))
+    return None if reason is None or reaches_device else artifact.reason or reason
 
 
 def _run(request: BenchRequest) -> Run:

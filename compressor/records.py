@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from profiles.statistics import bootstrap_interval, paired_bootstrap
 from targets.artifact import Artifact, worst
 from targets.bundle import Bundle
 from targets.glue import Evaluation
-from targets.measurement import Measurement
+from targets.measurement import Measurement, cost_per_query, memory_together
 
 DEFAULT_METRIC_DROP = 0.01  # where the device profile has no metric_drop: one point
 
@@ -96,6 +96,8 @@ def _graph_record(subject: Subject, device: Device, artifact: Artifact, found: M
         artifact_bytes=entry["bytes"],
         artifact_sha256=entry["sha256"],
         ran_on=RanOn(**entry["ran_on"]) if entry["ran_on"] else None,
+        cost=artifact.cost(name),
+        memory_bytes=artifact.memory(name),
         **_common(artifact, device),
         **_costs(subject, {name: 1.0}),
     )
@@ -107,9 +109,16 @@ def _graph_record(subject: Subject, device: Device, artifact: Artifact, found: M
             "input_shapes": {spec.name: list(spec.concrete(batch=1)) for spec in artifact.graphs[name].inputs},
             "parity": found.parity(name),
             "latency_ms": found.latency(name),
-            "memory_bytes": Memory(peak=found.graph_peak_bytes[name]),
+            "cost": found.cost(name) or record.cost,
+            "memory_bytes": _known(record.memory_bytes, found.memory(name)),
         }
     )
+
+
+def _known(compiler: Memory | None, measured: Memory) -> Memory:
+    """What was measured, and what only the compiler knows."""
+    known = {**(compiler.model_dump() if compiler else {}), **measured.model_dump(exclude_none=True)}
+    return Memory.model_validate(known)
 
 
 def _whole_record(
@@ -132,20 +141,33 @@ def _whole_record(
         artifact_bytes=artifact.bytes if all(record.artifact_bytes is not None for record in graphs) else None,
         artifact_sha256=artifact.sha256,
         ran_on=graphs[0].ran_on,
+        cost=cost_per_query({record.graph: record.cost for record in graphs}, calls),
+        memory_bytes=_whole_memory(graphs, found),
         **_common(artifact, device),
         **_costs(subject, calls),
     )
-    if found is None:
+    if found is not None:
+        record = record.model_copy(
+            update={
+                "batch": 1,
+                "latency_ms": found.latency("*"),
+                "task_metric": _task_metric(subject, found, shown_split),
+            }
+        )
+    return _gated(record, subject, device, found)
+
+
+def _whole_memory(graphs: Sequence[Record], found: Measurement | None) -> Memory | None:
+    memory = memory_together({record.graph: record.memory_bytes or Memory() for record in graphs})
+    memory = memory.model_copy(update={"peak": found.peak_bytes if found else None})
+    return memory if memory.model_dump(exclude_none=True) else None
+
+
+def _gated(record: Record, subject: Subject, device: Device, found: Measurement | None) -> Record:
+    """The record with its budget; a limit that is missed turns verified and built into rejected."""
+    if found is None and record.status != "built":
         return record
-    record = record.model_copy(
-        update={
-            "batch": 1,
-            "latency_ms": found.latency("*"),
-            "memory_bytes": Memory(peak=found.peak_bytes),
-            "task_metric": _task_metric(subject, found, shown_split),
-        }
-    )
-    drop, too_much = _metric_drop(subject, device, found)
+    drop, too_much = _metric_drop(subject, device, found) if found else (None, None)
     budget = device.evaluate_budget({**budget_values(record), "metric_drop": drop})
     if "metric_drop" in budget and drop is not None:
         # The gate is the interval, as in `_metric_drop`: noise alone neither passes nor fails a file.
@@ -158,7 +180,7 @@ def _whole_record(
         if state.state == "missed" and state.value is not None and name != "metric_drop"
     ]
     problem = too_much or "; ".join(missed)
-    if problem and record.status == "verified":
+    if problem and record.status in ("verified", "built"):
         record = record.model_copy(update={"status": "rejected", "reason": problem})
     return record.model_copy(update={"budget": budget or None})
 

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from profiles.errors import RequestError
-from profiles.results import STATUSES
+from profiles.results import STATUSES, Cost, Memory
 from profiles.storage import atomic_directory, load_npz, sha256_file, sha256_tree, write_json
 from targets import sandbox
 from targets.bundle import Bundle, arrays_of, split_file
 from targets.graph import Graph
 from targets.manifest import place_file, read_manifest, verify_files
-from targets.target import Session, get_target
+from targets.target import Session, Target, get_target, not_runnable
 
 if TYPE_CHECKING:
     from profiles.device import Device
@@ -35,7 +35,28 @@ if TYPE_CHECKING:
 FORMAT = 1
 DATA = ("golden.npz", "eval.npz", "test.npz")
 CARRIED = ("student", "task", "glue", "settings", "uses", "inputs", "random_weights", "has_metric", "teacher_values")
-TOOLS = ("edge-compressor", "torch", "onnx", "onnxruntime", "onnxslim", "openvino", "nncf", "numpy")
+KEPT = (
+    "precision",
+    "float_operators",
+    "quantization",
+    "cost",
+    "memory",
+    "build",
+)  # of a CompiledGraph, in the manifest
+TOOLS = (
+    "edge-compressor",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxslim",
+    "openvino",
+    "nncf",
+    "numpy",
+    "litert-torch",
+    "ai-edge-quantizer",
+    "ai-edge-litert",
+    "ethos-u-vela",
+)
 TIMEOUT_S = 900.0
 
 
@@ -97,6 +118,16 @@ class Artifact:
     def files(self, graph: str) -> tuple[Path, ...]:
         """The runtime's files of a graph, the one that a session opens first; empty if it could not be compiled."""
         return tuple(self.path / name for name in self.manifest["graphs"][graph]["files"])
+
+    def cost(self, graph: str) -> Cost | None:
+        """What the compiler counts or estimates of one inference of a graph; None if it says nothing."""
+        found = self.manifest["graphs"][graph].get("cost")
+        return Cost.model_validate(found) if found else None
+
+    def memory(self, graph: str) -> Memory | None:
+        """What the compiler knows of the memory of a graph; None if it says nothing."""
+        found = self.manifest["graphs"][graph].get("memory")
+        return Memory.model_validate(found) if found else None
 
     @cached_property
     def _golden(self) -> dict[str, np.ndarray]:
@@ -209,7 +240,7 @@ def _compile_one(
     entry: dict[str, Any] = {
         "status": "built", "reason": None, "files": [], "precision": None, "float_operators": {}, "quantization": {},
         "notes": [], "options": options, "bytes": None, "sha256": None, "compile_seconds": None, "parity": None,
-        "ran_on": None,
+        "ran_on": None, "cost": None, "memory": None, "build": {},
     }  # fmt: skip
     reason = target.unsupported(bundle.source(name), precision)
     if reason is not None:
@@ -226,7 +257,8 @@ def _compile_one(
             "targets.artifact:compile_graph", arguments, doing=label, timeout_s=timeout_s, memory_bytes=memory_bytes
         )
         compiled, opened = result.value, {"options": options, "notes": []}
-        if compiled["problem"] is None:
+        status, reason = _state(target, compiled)
+        if status == "built" and reason is None:
             opened = _try_open(target, arguments, compiled, timeout_s, memory_bytes)
     except sandbox.SandboxError as error:
         shutil.rmtree(folder)
@@ -234,9 +266,9 @@ def _compile_one(
     files = [f"graphs/{name}/{file}" for file in compiled["files"]]
     return {
         **entry,
-        **{key: compiled[key] for key in ("precision", "float_operators", "quantization")},
-        "status": "rejected" if compiled["problem"] else "built",
-        "reason": compiled["problem"],
+        **{key: compiled[key] for key in KEPT},
+        "status": status,
+        "reason": reason,
         "files": files,
         "notes": [*compiled["notes"], *opened["notes"]],
         "options": opened["options"],
@@ -244,6 +276,18 @@ def _compile_one(
         "sha256": _digest({file: sha256_file(root / file) for file in files}),
         "compile_seconds": round(result.seconds, 3),
     }
+
+
+def _state(target: Target, compiled: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Status and reason of a compiled graph before it is opened; ("built", None) if it can be opened here."""
+    if compiled["problem"]:
+        return "rejected", compiled["problem"]
+    if compiled["deferred"]:
+        return "deferred", compiled["deferred"]
+    reason = not_runnable(target)
+    if reason and compiled["on_device"]:
+        reason = f"{reason}: {compiled['on_device']}"
+    return "built", reason
 
 
 def _try_open(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,15 +41,35 @@ class Measurement:
     def samples_ms(self, graph: str = "*") -> np.ndarray | None:
         return self.arrays.get(f"latency_ms/{graph}")
 
+    def cost(self, graph: str = "*") -> results.Cost | None:
+        """Of one inference of a graph, or of a query ("*"): see `cost_per_query`."""
+        if graph == "*":
+            return cost_per_query({name: self.cost(name) for name in self.report["graphs"]}, self.calls)
+        found = self.report["graphs"][graph].get("cost")
+        return results.Cost.model_validate(found) if found else None
+
+    def memory(self, graph: str = "*") -> results.Memory:
+        """Of one graph, or of the whole student ("*"): see `memory_together`. What is not known is None.
+
+        The resident memory of an emulator's process is not the device's: there is no peak then."""
+        if graph == "*":
+            whole = memory_together({name: self.memory(name) for name in self.report["graphs"]})
+            return whole.model_copy(update={"peak": self.peak_bytes})
+        known = self.report["graphs"][graph].get("memory") or {}
+        return results.Memory(**known, peak=self._resident(self.graph_peak_bytes.get(graph)))
+
+    def _resident(self, peak_bytes: int | None) -> int | None:
+        return None if self.ran_on.kind == "emulator" else peak_bytes
+
     @property
     def calls(self) -> dict[str, float]:
         """Items that each graph is given per query, the mean over the queries; empty if there were none."""
         return self.report["query"]["calls"] if self.report["query"] else {}
 
     @property
-    def peak_bytes(self) -> int:
-        """Peak resident memory of a fresh process that opens every graph and runs each once."""
-        return self.report["peak_bytes"]
+    def peak_bytes(self) -> int | None:
+        """Peak resident memory of a fresh process that opens every graph and runs each once; None for an emulator's."""
+        return self._resident(self.report.get("peak_bytes"))
 
     def evaluation(self, split: str) -> Evaluation | None:
         """The task's metric on a split; None if it was not evaluated."""
@@ -73,3 +94,36 @@ class Measurement:
             )
             for example in self.report["examples"]
         ]
+
+
+def cost_per_query(costs: Mapping[str, results.Cost | None], calls: Mapping[str, float]) -> results.Cost | None:
+    """The mean cost of a query: each graph's, times how often it is called. It is estimated if any of them is.
+
+    None if the cost of a graph that is called is not known, or if they are of different kinds.
+    """
+    parts = [(costs.get(name), times) for name, times in calls.items() if times]
+    known = [(cost, times) for cost, times in parts if cost is not None]
+    if not known or len(known) < len(parts) or len({cost.kind for cost, _ in known}) > 1:
+        return None
+    estimated = any(cost.source == "estimated" for cost, _ in known)
+    return results.Cost(
+        kind=known[0][0].kind,
+        value=sum(cost.value * times for cost, times in known),
+        source="estimated" if estimated else "counted",
+    )
+
+
+def memory_together(memories: Mapping[str, results.Memory]) -> results.Memory:
+    """What the graphs of a student take side by side on one device; None where one of them is not known.
+
+    Flash, RAM and arenas are sums: every graph keeps its own code, weights and arena (startup code is counted with
+    each, so the sums are upper bounds). Stack is the largest: graphs run one after the other.
+    """
+
+    def joined(name: str, join: Callable[[list[int]], int]) -> int | None:
+        values = [getattr(memory, name) for memory in memories.values()]
+        return None if not values or None in values else join(values)
+
+    return results.Memory(
+        arena=joined("arena", sum), flash=joined("flash", sum), ram=joined("ram", sum), stack=joined("stack", max)
+    )

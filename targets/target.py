@@ -45,6 +45,13 @@ class CompiledGraph:
     quantization: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     problem: str | None = None  # the file exists, but is known to be wrong (e.g. it overflows in half precision)
+    deferred: str | None = None  # the rest can only be made on the device: why, and the command that does it there
+    on_device: str | None = None  # the command that runs the files on the device, where this machine cannot
+    # What the compiler counts or estimates of one inference: {"kind", "value", "source"} as in profiles.results.Cost.
+    cost: Mapping[str, Any] | None = None
+    # What the compiler knows of memory, in bytes, by the names of profiles.results.Memory (e.g. {"arena": 2328}).
+    memory: Mapping[str, int] | None = None
+    build: Mapping[str, Any] = field(default_factory=dict)  # what else the compiler said, for the manifest
 
 
 class Session(Protocol):
@@ -64,7 +71,11 @@ class Session(Protocol):
 
 @runtime_checkable
 class Target(Protocol):
-    """One runtime. Importing its module imports no runtime: heavy imports live inside the methods."""
+    """One runtime. Importing its module imports no runtime: heavy imports live inside the methods.
+
+    Two more members may be there: `cautious_options`, with which files are opened after a crash, and
+    `not_runnable() -> str | None`, why this machine cannot run what is compiled (see the function of that name).
+    """
 
     name: str
     precisions: tuple[str, ...]
@@ -84,6 +95,12 @@ class Target(Protocol):
     def open(self, graph: Graph, files: tuple[Path, ...], precision: str, options: Mapping[str, Any]) -> Session:
         """Open compiled files. `options` are the device profile's for this runtime, e.g. {"threads": 2}."""
         ...
+
+
+def not_runnable(target: Target) -> str | None:
+    """Why nothing on this machine can run the target's files (no GPU, no NPU); None if they can be opened here."""
+    ask = getattr(target, "not_runnable", None)
+    return ask() if ask else None
 
 
 def _discover() -> dict[str, str]:

@@ -34,9 +34,14 @@ class Runner(Protocol):
         ...
 
 
+def list_runners() -> list[str]:
+    """The names of all runners."""
+    return [module.name for module in pkgutil.iter_modules(__path__)]
+
+
 def get_runner(name: str, **options: Any) -> Runner:
     """The runner called `name` ("local", ...). Raises RequestError if there is none."""
-    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    names = list_runners()
     if name not in names:
         raise RequestError(f"unknown runner {name!r}: there are {', '.join(names)}")
     return importlib.import_module(f"{__name__}.{name}").Runner(**options)
