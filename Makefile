@@ -14,10 +14,10 @@ demo: install
 	$(BIN)/compressor data fetch efficientnet-lite0
 	$(BIN)/compressor bench sketch --device host --out $(RUN) --resume
 
-test: lint
+test: lint $(VENV)/.tensorrt
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: install
+test-slow: install $(VENV)/.tensorrt
 	$(BIN)/python -m pytest -m slow
 
 lint: install
@@ -32,6 +32,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+# TensorRT-RTX comes under NVIDIA's own licence: for the tests that build engines, not for the demo.
+$(VENV)/.tensorrt: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[tensorrt]'
 	@touch $@
 
 setup-system:
