@@ -1,4 +1,4 @@
-"""Generated C and the harness become an ELF for one board; the model's flash and RAM are measured by linking it alone."""
+"""Generated C and the harness become an ELF for one board; the model's flash and RAM: what it takes linked alone."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def plugin() -> Path:
     if path.exists():
         return path
     with atomic_file(path) as temporary:
-        command = [program("gcc"), *PLUGIN_FLAGS, source, "-o", temporary]
+        command = [str(program("gcc")), *PLUGIN_FLAGS, str(source), "-o", str(temporary)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise MissingError(f"gcc cannot build the plugin that counts: {(done.stderr.splitlines() or ['?'])[-1]}")

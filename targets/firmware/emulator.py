@@ -32,6 +32,7 @@ CAUSES = {
     19: "no coprocessor", 20: "stack overflow", 24: "unaligned access", 25: "division by zero",
 }  # fmt: skip
 STACK_CAUSES = 1 << 4 | 1 << 12 | 1 << 20
+GUARD_BYTES = 1 << 20  # as in startup.c
 
 
 class FirmwareError(RuntimeError):
@@ -62,7 +63,7 @@ class Emulator:
     ) -> None:
         self.firmware, self.timeout_s = firmware, timeout_s
         self.stack_bytes: int | None = None
-        self._messages = tempfile.TemporaryFile()
+        self._messages = tempfile.TemporaryFile()  # noqa: SIM115
         command = [
             str(program(QEMU)), "-M", firmware.board.machine, "-display", "none", "-serial", "none", "-monitor", "none",
             "-semihosting-config", "enable=on,target=native", "-kernel", str(firmware.elf.resolve()), *options,
@@ -160,17 +161,17 @@ class Emulator:
 def explain_fault(firmware: Firmware, exception: int, cause: int, pc: int, address: int, frame: int) -> str:
     """A fault in words. `frame`: where the core pushed its registers; `address`: what it accessed, 0 if not known."""
     limit = firmware.symbols["model_stack_limit"][0]
-    if cause & STACK_CAUSES or limit - firmware.board.ram_bytes < frame < limit:
-        where = f" in {_function(firmware, pc)}" if pc else ""
+    if cause & STACK_CAUSES or any(limit - GUARD_BYTES <= place < limit for place in (frame, address)):
+        where = f" in {name}" if (name := _function(firmware, pc)) else ""
         return f"stack overflow: the model needs more than the {firmware.model_stack_bytes:,} bytes of its stack{where}"
     kind = EXCEPTIONS.get(exception, f"unexpected exception {exception}")
     causes = list(dict.fromkeys(words for bit, words in CAUSES.items() if cause >> bit & 1)) or ["cause unknown"]
     at = f" {address:#010x}" if address else ""
-    return f"{kind}: {', '.join(causes)}{at}, pc {pc:#010x} in {_function(firmware, pc)}, CFSR {cause:#010x}"
+    return f"{kind}: {', '.join(causes)}{at}, pc {pc:#010x} in {_function(firmware, pc) or 'no function'}, CFSR {cause:#010x}"
 
 
-def _function(firmware: Firmware, pc: int) -> str:
+def _function(firmware: Firmware, pc: int) -> str | None:
     for name, (start, size) in firmware.symbols.items():
         if start <= pc < start + size:
             return name
-    return "no function"
+    return None

@@ -13,6 +13,12 @@
 #define MMFAR REGISTER(0xE000ED34)
 #define BFAR REGISTER(0xE000ED38)
 #define CPACR REGISTER(0xE000ED88) /* access to coprocessors */
+#define MPU_CTRL REGISTER(0xE000ED94)
+#define MPU_RNR REGISTER(0xE000ED98)
+#define MPU_RBAR REGISTER(0xE000ED9C)
+#define MPU_RASR REGISTER(0xE000EDA0)
+
+#define GUARD_BYTES 0x100000u /* below the model's stack nothing can be accessed */
 
 extern uint32_t main_stack_top, model_stack_limit, model_stack_top;
 extern uint32_t data_load, data_start, data_end, bss_start, bss_end;
@@ -27,6 +33,13 @@ void Reset_Handler(void) {
 #if __ARM_ARCH >= 8
     CCR |= 1u << 19; /* low-overhead loops; ignored by cores without */
     __asm volatile("msr psplim, %0" ::"r"(&model_stack_limit));
+#else
+    /* No stack limit register: a region without access below RAM, where these boards ignore writes. */
+    MPU_RNR = 0;
+    MPU_RBAR = (uint32_t)(uintptr_t)&model_stack_limit - GUARD_BYTES;
+    MPU_RASR = 1u << 28 | 19u << 1 | 1u; /* execute never, no access, 2^(19 + 1) bytes, on */
+    MPU_CTRL = 5;                        /* on, all other memory as without it */
+    __asm volatile("dsb\n isb");
 #endif
 #if defined(__ARM_FP) || defined(__ARM_FEATURE_MVE)
     CPACR |= 0xFu << 20; /* floating point and Helium */
