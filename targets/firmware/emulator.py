@@ -160,14 +160,15 @@ class Emulator:
 
 def explain_fault(firmware: Firmware, exception: int, cause: int, pc: int, address: int, frame: int) -> str:
     """A fault in words. `frame`: where the core pushed its registers; `address`: what it accessed, 0 if not known."""
-    limit = firmware.symbols["model_stack_limit"][0]
+    limit, function = firmware.symbols["model_stack_limit"][0], _function(firmware, pc)
     if cause & STACK_CAUSES or any(limit - GUARD_BYTES <= place < limit for place in (frame, address)):
-        where = f" in {name}" if (name := _function(firmware, pc)) else ""
+        where = f" in {function}" if pc and function else ""
         return f"stack overflow: the model needs more than the {firmware.model_stack_bytes:,} bytes of its stack{where}"
     kind = EXCEPTIONS.get(exception, f"unexpected exception {exception}")
     causes = list(dict.fromkeys(words for bit, words in CAUSES.items() if cause >> bit & 1)) or ["cause unknown"]
     at = f" {address:#010x}" if address else ""
-    return f"{kind}: {', '.join(causes)}{at}, pc {pc:#010x} in {_function(firmware, pc) or 'no function'}, CFSR {cause:#010x}"
+    where = f"pc {pc:#010x} in {function or 'no function'}"
+    return f"{kind}: {', '.join(causes)}{at}, {where}, CFSR {cause:#010x}"
 
 
 def _function(firmware: Firmware, pc: int) -> str | None:
