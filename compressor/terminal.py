@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -85,6 +86,9 @@ def _group_title(student: str, device: str, records: Sequence[Record]) -> Text:
             title.append(f", float {words.score(metric.float_value)}")
         if metric.teacher_value is not None:
             title.append(f", teacher {words.score(metric.teacher_value)}")
+    emulators = {r.ran_on.name: None for r in records if r.ran_on is not None and r.ran_on.kind == "emulator"}
+    if emulators:
+        title.append(f"; emulated ({', '.join(emulators)})")
     return title
 
 
@@ -100,7 +104,7 @@ def _console(console: Console | None) -> Console:
 def print_table(results: Results, console: Console | None = None) -> None:
     """One table per student and device: what each artifact costs and what it still knows; below it, every reason.
 
-    Fits 100 columns. On narrower terminals the interval of the mean and the MACs are left out.
+    Fits 100 columns. Columns that nothing was measured for are left out; on narrow terminals some others, too.
     """
     console = _console(console)
     groups: dict[tuple[str, str], list[Record]] = {}
@@ -110,7 +114,7 @@ def print_table(results: Results, console: Console | None = None) -> None:
         console.print("no results")
     for (student, device), records in groups.items():
         console.print(_group_title(student, device, records))
-        console.print(_artifact_table(records, console.width))
+        console.print(_artifact_table(records, console))
         for record in records:
             if record.reason:
                 status = Text(record.status, style=STATUS_STYLES[record.status])
@@ -126,18 +130,63 @@ def _artifact(record: Record) -> str:
     return f"{record.runtime} {record.precision_requested}{arrow}{graph}"
 
 
-def _artifact_table(records: Sequence[Record], width: int) -> Table:
-    columns: list[tuple[str, Callable[[Record], Text]]] = [
-        ("bytes", lambda record: _number(words.size(record.artifact_bytes))),
-        ("MACs", lambda record: _number(words.count(record.macs))),
-        ("p50 ms", _latency),
-        ("mean 95 % ms", _interval_ms),
-        ("metric [95 %]", _metric),
-        ("vs float", _versus_float),
+def _count(value: Callable[[Record], float | None]) -> Callable[[Record], Text]:
+    return lambda record: _number(words.count(value(record)))
+
+
+def _size(value: Callable[[Record], float | None]) -> Callable[[Record], Text]:
+    return lambda record: _number(words.size(value(record)))
+
+
+def _cost(kind: str, source: str) -> Callable[[Record], Text]:
+    def value(record: Record) -> float | None:
+        cost = record.cost
+        return cost.value if cost is not None and (cost.kind, cost.source) == (kind, source) else None
+
+    return _count(value)
+
+
+def _memory(name: str) -> Callable[[Record], Text]:
+    return _size(lambda record: getattr(record.memory_bytes, name) if record.memory_bytes else None)
+
+
+COLUMNS: tuple[tuple[str, Callable[[Record], Text]], ...] = (
+    ("bytes", _size(lambda record: record.artifact_bytes)),
+    ("MACs", _count(lambda record: record.macs)),
+    ("p50 ms", _latency),
+    ("mean 95 % ms", _interval_ms),
+    ("instructions", _cost("instructions", "counted")),
+    ("instructions\n(estimated)", _cost("instructions", "estimated")),
+    ("NPU cycles", _cost("npu_cycles", "counted")),
+    ("NPU cycles\n(estimated)", _cost("npu_cycles", "estimated")),
+    ("flash", _memory("flash")),
+    ("RAM", _memory("ram")),
+    ("arena", _memory("arena")),
+    ("stack", _memory("stack")),
+    ("metric [95 %]", _metric),
+    ("vs float", _versus_float),
+)
+ALWAYS = ("bytes", "MACs", "metric [95 %]", "vs float")  # every other column is there if it has a number
+FIRST_TO_GO = ("mean 95 % ms", "MACs", "arena", "bytes", "vs float", "stack")  # where the terminal is narrow
+
+
+def _artifact_table(records: Sequence[Record], console: Console) -> Table:
+    """As many columns as fit."""
+    nothing = str(_number(words.NOT_MEASURED))
+    columns = [
+        (name, cell)
+        for name, cell in COLUMNS
+        if name in ALWAYS or any(str(cell(record)) != nothing for record in records)
     ]
-    left_out = {"mean 95 % ms"} if width < 98 else set()
-    left_out |= {"MACs"} if width < 84 else set()
-    columns = [column for column in columns if column[0] not in left_out]
+    for name in (None, *FIRST_TO_GO):
+        columns = [column for column in columns if column[0] != name]
+        table = _filled(records, columns)
+        if Measurement.get(console, console.options.update(width=10_000), table).maximum <= console.width:
+            break
+    return table
+
+
+def _filled(records: Sequence[Record], columns: Sequence[tuple[str, Callable[[Record], Text]]]) -> Table:
     table = _table()
     table.add_column("artifact", overflow="fold")
     table.add_column("status", no_wrap=True)

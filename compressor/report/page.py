@@ -124,6 +124,7 @@ def _environment() -> Any:
     environment.filters |= {
         "count": words.count, "size": words.size, "ms": words.milliseconds, "score": words.score,
         "difference": words.difference, "percent": words.percent, "shape": words.shape, "flat": flat,
+        "cost_kind": words.cost_kind,
         "grouped": grouped, "day": day, "listed": listed,
     }  # fmt: skip
     environment.globals |= {

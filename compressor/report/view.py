@@ -156,7 +156,9 @@ def _best(rows: Sequence[Row]) -> tuple[Row | None, str]:
         return best, f"lowest mean latency of the verified{tie}"
     counted = [row for row in verified if row.record.cost is not None]
     if counted and len({row.record.cost.kind for row in counted if row.record.cost}) == 1:
-        return min(counted, key=_cost), "lowest cost of the verified; latency was not measured"
+        best = min(counted, key=_cost)
+        assert best.record.cost is not None
+        return best, f"fewest {words.cost_kind(best.record.cost)} of the verified; latency was not measured"
     sized = [row for row in verified if row.record.artifact_bytes is not None]
     if sized:
         return min(sized, key=lambda row: row.record.artifact_bytes or 0), (
@@ -268,7 +270,9 @@ def _about_devices(rows: Sequence[Row]) -> list[str]:
         ran = [row for row in here if row.record.ran_on is not None]
         if ran and not any(row.record.latency_ms for row in ran):
             machines = listed(sorted({row.where for row in ran}))
-            said.append(f"No latency for {device}: its artifacts ran {machines}.")
+            counted = any(row.record.cost and row.record.cost.source == "counted" for row in ran)
+            instead = " What was counted there is exact, but is no time." if counted else ""
+            said.append(f"No latency for {device}: its artifacts ran {machines}.{instead}")
         if any(row.record.cost and row.record.cost.source == "estimated" for row in here):
             said.append(f"The cost on {device} is a compiler's estimate, not a measurement.")
         if any(row.record.parity and row.record.parity.inputs == "synthetic" for row in here):

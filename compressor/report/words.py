@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from profiles.results import Cost
+
 NOT_MEASURED = "not measured"
 NBSP = "\u00a0"  # keeps a number and its unit on one line
 MINUS = "\u2212"
@@ -94,3 +96,12 @@ def percent(share: float, decimals: int = 0) -> str:
 def shape(dimensions: list[int] | tuple[int | str, ...] | None) -> str:
     """`[1, 3, 32, 32]` as "1×3×32×32"."""
     return "×".join(str(d) for d in dimensions) if dimensions else ""
+
+
+def cost_kind(cost: Cost) -> str:
+    """
+    >>> cost_kind(Cost(kind="npu_cycles", value=1, source="estimated"))
+    'NPU cycles (estimated)'
+    """
+    name = {"instructions": "instructions", "npu_cycles": "NPU cycles"}[cost.kind]
+    return name if cost.source == "counted" else f"{name} ({cost.source})"

@@ -184,9 +184,28 @@ def test_emulated_and_estimated_are_called_so(tmp_path):
     ).model_dump(mode="json")  # fmt: skip
     (tmp_path / "results.json").write_text(json.dumps({"schema": 1, "run": run, "records": [emulated]}))
     text = page_of([tmp_path / "results.json"], tmp_path)[0].text
-    assert "emulated (qemu-arm)" in text and "npu cycles (estimated)" in text
+    assert "emulated (qemu-arm)" in text and "NPU cycles (estimated)" in text
     assert "The cost on cortex is a compiler's estimate, not a measurement." in text
     assert "No latency for cortex" in text
+
+
+def test_a_microcontrollers_page_shows_instructions_and_its_memory_and_no_latency(tmp_path):
+    run = results()[0]["run"]
+    memory = {"flash": 31_000, "ram": 9_000, "arena": 8_200, "stack": 412}
+    emulated = [
+        record(
+            device="cortex-m4", runtime="c", precision_requested="int8", macs=115_744, artifact_bytes=40_000 + count,
+            ran_on={"kind": "emulator", "name": "QEMU mps2-an386"}, memory_bytes=memory, student=f"s{count}",
+            cost={"kind": "instructions", "value": count, "source": "counted"}, task_metric=metric(0.6),
+        ).model_dump(mode="json")
+        for count in (450_000, 620_000)
+    ]  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps({"schema": 1, "run": run, "records": emulated}))
+    text = page_of([tmp_path / "results.json"], tmp_path)[0].text.replace("\xa0", " ")
+    assert "450 k instructions" in text and "fewest instructions of the verified" in text
+    assert "31.0 kB flash · 9.00 kB RAM · 412 B stack" in text
+    assert "What was counted there is exact, but is no time." in text
+    assert "of the model alone" in text and "Latency, ms" not in text
 
 
 # ---- several files

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from compressor.terminal import print_costs, print_rows, print_table
 from profiles.flops import Costs, Layer
-from profiles.results import Results
+from profiles.results import Cost, Memory, RanOn, Results
 from tests.compressor.report_fixture import results
 
 
@@ -46,7 +46,43 @@ def test_every_reason_is_printed_and_nothing_unmeasured_has_a_number(run):
         if record.graph == "*" and record.reason:
             assert f"{record.runtime} {record.precision_requested} {record.status}: {record.reason}" in text
     failed = next(line for line in text.splitlines() if "failed" in line and ":" not in line)
-    assert failed.split() == ["onnx", "fp16", "failed", "-", "2.34", "M", "-", "-", "-", "-"]
+    # nothing was timed on this device: its table has no latency
+    assert failed.split() == ["onnx", "fp16", "failed", "-", "2.34", "M", "-", "-"]
+
+
+def microcontroller(run: Results) -> Results:
+    """Two artifacts of a device with an NPU: C that was emulated, and what vela made."""
+    c = run.records[0].model_copy(
+        update={
+            "device": "ethos-u55", "runtime": "c", "precision_requested": "int8", "precision": "int8",
+            "latency_ms": None, "macs": 115_744, "ran_on": RanOn(kind="emulator", name="QEMU mps3-an547"),
+            "cost": Cost(kind="instructions", value=123_456, source="counted"),
+            "memory_bytes": Memory(flash=31_234, ram=9_012, arena=8_200, stack=412),
+        }
+    )  # fmt: skip
+    npu = c.model_copy(
+        update={
+            "runtime": "ethos-u", "status": "built", "reason": "nothing here runs it", "ran_on": None,
+            "cost": Cost(kind="npu_cycles", value=10_913, source="estimated"), "task_metric": None,
+            "memory_bytes": Memory(flash=7_632, arena=2_864),
+        }
+    )  # fmt: skip
+    return run.model_copy(update={"records": [c, npu]})
+
+
+def test_a_microcontrollers_table_has_instructions_and_memory_and_no_latency(run):
+    text = printed(print_table, microcontroller(run))
+    assert all(len(line) <= 100 for line in text.splitlines()) and "…" not in text
+    for name in ("instructions", "flash", "RAM", "stack", "123 k", "31.2 kB", "9.01 kB", "412 B", "10.9 k"):
+        assert name in text
+    assert "emulated (QEMU mps3-an547)" in text and "(estimated)" in text
+    assert "p50 ms" not in text and "mean 95 % ms" not in text
+
+
+def test_a_narrow_terminal_leaves_columns_out_before_it_cuts(run):
+    text = printed(print_table, microcontroller(run), width=80)
+    assert all(len(line) <= 80 for line in text.splitlines()) and "…" not in text
+    assert "instructions" in text and "flash" in text and "MACs" not in text
 
 
 def test_markup_in_a_name_is_printed_as_it_is(run):
