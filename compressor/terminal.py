@@ -167,7 +167,7 @@ COLUMNS: tuple[tuple[str, Callable[[Record], Text]], ...] = (
     ("vs float", _versus_float),
 )
 ALWAYS = ("bytes", "MACs", "metric [95 %]", "vs float")  # every other column is there if it has a number
-FIRST_TO_GO = ("mean 95 % ms", "MACs", "arena", "bytes", "vs float", "stack")  # where the terminal is narrow
+FIRST_TO_GO = ("mean 95 % ms", "MACs", "arena", "bytes", "vs float", "stack", "RAM")  # where the terminal is narrow
 
 
 def _artifact_table(records: Sequence[Record], console: Console) -> Table:
