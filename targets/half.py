@@ -286,3 +286,10 @@ def write_half(source: GraphSource, path: Path) -> tuple[dict[str, int], int, st
         name = max(found, key=lambda key: found[key])
         problem = f"overflows in half precision: {name} reaches {found[name]:.3g}, float16 ends at 65504"
     return stayed_float, clipped, problem
+
+
+def half_problem(source: GraphSource) -> str | None:
+    """Overflow in half precision, found on an ONNX twin: what hardware that computes in float16 would meet with a file
+    whose weights are float16. None if there is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        return write_half(source, Path(folder) / "twin.onnx")[2]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from profiles.errors import require
 from targets.graph import Graph
+from targets.half import half_problem
 from targets.quantize import calibration_of, check_options, choice, chunks, option, threads_of
 from targets.quiet import quiet
 from targets.session import GraphSession
@@ -59,7 +59,7 @@ class OpenVino:
             return CompiledGraph(("model.xml", "model.bin"), "fp32")
         executed = _execution_precision(ov.Core(), "fp16", options)
         notes = (f"weights are float16; this processor computes in {'float16' if executed == 'f16' else 'float32'}",)
-        return CompiledGraph(("model.xml", "model.bin"), "fp16", notes=notes, problem=_half_problem(source))
+        return CompiledGraph(("model.xml", "model.bin"), "fp16", notes=notes, problem=half_problem(source))
 
     def open(
         self, graph: Graph, files: tuple[Path, ...], precision: str, options: Mapping[str, Any]
@@ -72,14 +72,6 @@ def _openvino() -> Any:
     # OpenVINO and NNCF report usage unless this optional package is missing; both have a stub for that case.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     return require("openvino", EXTRA)
-
-
-def _half_problem(source: GraphSource) -> str | None:
-    """Overflow in half precision, found on an ONNX twin: what hardware that computes in float16 would meet."""
-    from targets.half import write_half
-
-    with tempfile.TemporaryDirectory() as folder:
-        return write_half(source, Path(folder) / "twin.onnx")[2]
 
 
 def _name_outputs(model: Any, graph: Graph) -> None:

@@ -1,15 +1,57 @@
-"""TFLite: PyTorch or ONNX to `.tflite` (litert-torch), int8 by ai-edge-quantizer, run by LiteRT."""
+"""TFLite: PyTorch or ONNX to `.tflite` (litert-torch), int8 and float16 by ai-edge-quantizer, run by LiteRT."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from profiles.errors import RequestError
-from targets.quantize import calibration_of
+from targets.graph import Graph
+from targets.quantize import check_options
 from targets.target import CompiledGraph, GraphSource
+
+if TYPE_CHECKING:
+    from targets.tflite.session import TFLiteSession
+
+OPTIONS = ("threads", "quantization")
+
+
+class TFLite:
+    """Target "tflite". Options: threads; for int8 quantization: full (int8 inputs, outputs and arithmetic) or dynamic
+    (int8 weights, activations quantised as the file runs)."""
+
+    name = "tflite"
+    precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+
+    def version(self) -> str:
+        from targets.tflite.session import interpreter_module
+
+        return interpreter_module()[1].split(" ")[-1]
+
+    def unsupported(self, source: GraphSource, precision: str) -> str | None:
+        if precision not in self.precisions:
+            return f"TFLite has no precision {precision}: there are {', '.join(self.precisions)}"
+        return unsupported(source)
+
+    def compile(self, source: GraphSource, out: Path, precision: str, options: Mapping[str, Any]) -> CompiledGraph:
+        check_options(options, OPTIONS, self.name)
+        from targets.tflite import compile as steps
+
+        step = {"fp32": steps.compile_float, "fp16": steps.compile_half, "int8": steps.compile_quantized}[precision]
+        return step(source, out, options)
+
+    def open(self, graph: Graph, files: tuple[Path, ...], precision: str, options: Mapping[str, Any]) -> TFLiteSession:
+        check_options(options, OPTIONS, self.name)
+        from targets.tflite.session import TFLiteSession
+
+        return TFLiteSession(graph, files[0], options)
+
+
+def unsupported(source: GraphSource) -> str | None:
+    """Why a graph cannot become a `.tflite` file, as far as that is known without converting it; None if it may."""
+    from targets.tflite.scan import reason
+
+    return reason(source)
 
 
 def compile_int8(source: GraphSource, out: Path, options: Mapping[str, Any] | None = None) -> CompiledGraph:
@@ -18,24 +60,9 @@ def compile_int8(source: GraphSource, out: Path, options: Mapping[str, Any] | No
 
     Raises RequestError if there is no calibration data, or an operator could not be quantised (it is named).
     """
-    from targets.tflite.convert import float_model
-    from targets.tflite.quantize import full_int8
-    from targets.tflite.schema import FLOATS, read_model
+    from targets.tflite.compile import compile_integer
 
-    feeds = calibration_of(source)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "float.tflite"
-        path.write_bytes(float_model(source))
-        samples = full_int8(path, feeds, out / "model.tflite")
-    model = read_model(out / "model.tflite")
-    stayed = [
-        operator.place
-        for operator in model.operators
-        if any(t is not None and not t.is_constant and t.dtype in FLOATS for t in operator.inputs + operator.outputs)
-    ]
-    if stayed:
-        raise RequestError(
-            f"graph {source.graph.name}: full int8 needs integer operators only, but {len(stayed)} stayed float:"
-            f" {', '.join(stayed[:3])}"
-        )
-    return CompiledGraph(("model.tflite",), "int8", {}, {"samples": samples})
+    return compile_integer(source, out)
+
+
+target = TFLite()

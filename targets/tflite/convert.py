@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from profiles.errors import require
@@ -16,13 +16,16 @@ from targets.tflite.flatbuffer import named_as
 EXTRA = "tflite"
 
 
-def float_model(source: GraphSource) -> bytes:
-    """The float32 file of a graph: batch 1, inputs and outputs by the graph's names and in its order."""
-    return convert_module(torch_module(source), source.graph)
+def float_model(source: GraphSource, forms: Collection[str] = ()) -> bytes:
+    """The float32 file of a graph: batch 1, inputs and outputs by the graph's names and in its order.
+
+    `forms`: names of TFLite operators that are to be avoided (`rules_integer.FORMS`).
+    """
+    return convert_graph_module(graph_module(source), source.graph, forms)
 
 
-def torch_module(source: GraphSource) -> Any:
-    """The graph as a torch module in evaluation mode."""
+def graph_module(source: GraphSource) -> Any:
+    """The graph as the module of an exported program."""
     from targets.programs import load_program
 
     assert source.program is not None
@@ -35,11 +38,13 @@ def example_row(graph: Graph) -> tuple[Any, ...]:
     return tuple(torch.zeros(spec.concrete(batch=1), dtype=getattr(torch, spec.dtype)) for spec in graph.inputs)
 
 
-def convert_module(module: Any, graph: Graph) -> bytes:
-    """Convert a torch module for one row of the graph's inputs."""
+def convert_graph_module(module: Any, graph: Graph, forms: Collection[str] = ()) -> bytes:
+    """Convert the module of an exported program for one row of the graph's inputs, rewritten (`rewrite`)."""
+    from targets.tflite.rewrite import rewritten
+
     with _silent():
         litert_torch = require("litert_torch", EXTRA)
-        converted = litert_torch.convert(module, example_row(graph))
+        converted = litert_torch.convert(rewritten(module, forms), example_row(graph))
         return named_as(graph, bytes(converted.model_content()))
 
 

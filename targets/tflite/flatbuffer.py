@@ -11,6 +11,7 @@ from targets.graph import Graph
 from targets.tflite.schema import EXTRA
 
 SIGNATURE = "serving_default"
+GATHER_VERSION = 2  # the first one with int8
 
 
 def unpack(raw: bytes) -> Any:
@@ -54,6 +55,31 @@ def named_as(graph: Graph, raw: bytes) -> bytes:
     names = set(taken.values())
     for index, tensor in enumerate(subgraph.tensors):
         tensor.name = (taken.get(index) or _unique(_short(tensor.name.decode()), names)).encode()
+    return pack(content)
+
+
+def with_gathers(raw: bytes) -> bytes:
+    """The same file with each EMBEDDING_LOOKUP as a GATHER, which picks the same rows. Rows that EMBEDDING_LOOKUP takes
+    of an int8 table are float; those of GATHER are int8 as well."""
+    schema = require("ai_edge_litert.schema_py_generated", EXTRA)
+    builtin = schema.BuiltinOperator
+    content = unpack(raw)
+    lookups = [
+        i for i, c in enumerate(content.operatorCodes) if max(c.builtinCode, c.deprecatedBuiltinCode)
+        == builtin.EMBEDDING_LOOKUP
+    ]  # fmt: skip
+    if not lookups:
+        return raw
+    for index in lookups:
+        code = content.operatorCodes[index]
+        code.builtinCode = code.deprecatedBuiltinCode = builtin.GATHER
+        code.version = GATHER_VERSION
+    for operator in (operator for subgraph in content.subgraphs for operator in subgraph.operators):
+        if operator.opcodeIndex in lookups:
+            ids, table = operator.inputs
+            operator.inputs = [table, ids]
+            operator.builtinOptionsType = schema.BuiltinOptions.GatherOptions
+            operator.builtinOptions = schema.GatherOptionsT()  # axis 0
     return pack(content)
 
 

@@ -1,9 +1,15 @@
-"""Float `.tflite` -> int8 and float16 files by ai-edge-quantizer. Ranges are the smallest and largest values seen."""
+"""Float `.tflite` -> int8 and float16 files by ai-edge-quantizer, and what in a file is quantised.
+
+Ranges are the smallest and largest values that the calibration inputs give: the quantizer's own default is an
+exponential average over the samples, which clips. Activations of 16 bits (16x8) are not offered: they are 10 to 50
+times slower on a CPU.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,23 +19,53 @@ import numpy as np
 from profiles.errors import require
 from targets.quiet import quiet
 from targets.tflite.flatbuffer import SIGNATURE
-from targets.tflite.schema import EXTRA, inline_buffers
+from targets.tflite.schema import EXTRA, FLOATS, Model, Operator, inline_buffers
+
+# What moves or shapes data, or converts it: no arithmetic that could have stayed float.
+# fmt: off
+MOVES = frozenset((
+    "BROADCAST_TO", "CAST", "CONCATENATION", "DEQUANTIZE", "EXPAND_DIMS", "MAX_POOL_2D", "MIRROR_PAD", "PACK", "PAD",
+    "PADV2", "QUANTIZE", "RESHAPE", "SLICE", "SPLIT", "SPLIT_V", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE",
+    "UNPACK",
+))
+# fmt: on
+HALF_WEIGHTS = ("FULLY_CONNECTED", "CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "EMBEDDING_LOOKUP")
 
 
 def full_int8(float_tflite: Path, feeds: Mapping[str, np.ndarray], out: Path) -> int:
     """Write the full-integer int8 file of a float file: int8 inputs and outputs (integer inputs stay as they are), int8
-    weights per channel, every buffer inlined. Returns the number of samples that the ranges were taken from.
+    weights per channel, every buffer inlined. Returns the number of rows that the ranges were taken from.
 
-    `feeds`: the file's inputs by name, (samples, ...). One calibration sample is one row. The quantizer's own default
-    is an exponential average of the samples' ranges, which clips: here they are the smallest and largest values.
+    `feeds`: the file's inputs by name, (rows, ...).
     """
-    recipes = require("ai_edge_quantizer.recipe", EXTRA)
-    raw = quantized(float_tflite.read_bytes(), recipes.static_wi8_ai8(), feeds)
-    out.write_bytes(raw)
+    out.write_bytes(static_int8(float_tflite.read_bytes(), feeds))
     return len(next(iter(feeds.values())))
 
 
-def quantized(raw: bytes, recipe: Any, feeds: Mapping[str, np.ndarray] | None = None) -> bytes:
+def static_int8(raw: bytes, feeds: Mapping[str, np.ndarray]) -> bytes:
+    """`full_int8` on bytes."""
+    return _quantized(raw, require("ai_edge_quantizer.recipe", EXTRA).static_wi8_ai8(), feeds)
+
+
+def dynamic_int8(raw: bytes) -> bytes:
+    """int8 weights (tables of embeddings, too); activations are float and quantised while the file runs."""
+    recipes = require("ai_edge_quantizer.recipe", EXTRA)
+    names = require("ai_edge_quantizer.qtyping", EXTRA).TFLOperationName
+    lookup = recipes.dynamic_wi8c_afp32(operation_name=names.EMBEDDING_LOOKUP)
+    return _quantized(raw, [*recipes.dynamic_wi8_afp32(), *lookup])
+
+
+def half_weights(raw: bytes) -> bytes:
+    """float16 weights of layers and embeddings; the runtime turns them into what it computes in."""
+    names = require("ai_edge_quantizer.qtyping", EXTRA).TFLOperationName
+    manager = require("ai_edge_quantizer.recipe_manager", EXTRA).RecipeManager()
+    casting = require("ai_edge_quantizer.algorithm_manager", EXTRA).AlgorithmName.FLOAT_CASTING
+    for name in HALF_WEIGHTS:
+        manager.add_weight_only_config(".*", names[name], num_bits=16, algorithm_key=casting)
+    return _quantized(raw, manager.get_quantization_recipe())
+
+
+def _quantized(raw: bytes, recipe: Any, feeds: Mapping[str, np.ndarray] | None = None) -> bytes:
     """Apply an ai-edge-quantizer recipe; `feeds` are for recipes that need ranges."""
     quantizer = require("ai_edge_quantizer.quantizer", EXTRA)
     with quiet(), contextlib.redirect_stderr(io.StringIO()):
@@ -40,19 +76,54 @@ def quantized(raw: bytes, recipe: Any, feeds: Mapping[str, np.ndarray] | None = 
 
 
 def _ranges(raw: bytes, recipe: Any, feeds: Mapping[str, np.ndarray]) -> Any:
-    """Tensor name -> smallest and largest value over all rows."""
+    """Tensor name -> smallest and largest value over all rows, as the quantizer wants it."""
     calibrator = require("ai_edge_quantizer.calibrator", EXTRA)
     manager = require("ai_edge_quantizer.recipe_manager", EXTRA).RecipeManager()
     update = require("ai_edge_quantizer.utils.qsv_utils", EXTRA).min_max_update
     manager.load_quantization_recipe(recipe)
-    rows = len(next(iter(feeds.values())))
-    narrow = {name: _narrow(value) for name, value in feeds.items()}
-    samples = [{name: value[i : i + 1] for name, value in narrow.items()} for i in range(rows)]
     worker = calibrator.Calibrator(raw, num_threads=1, qsv_update_func=update)
-    worker.calibrate({SIGNATURE: samples}, manager)
+    worker.calibrate({SIGNATURE: _rows(feeds)}, manager)
     return worker.get_model_qsvs()
 
 
-def _narrow(values: np.ndarray) -> np.ndarray:
-    """64-bit inputs as the converted file takes them."""
-    return values.astype({"int64": np.int32, "float64": np.float32}.get(values.dtype.name, values.dtype))
+def _rows(feeds: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """One sample per row, in the types of a converted file."""
+    narrow = {name: narrowed(value) for name, value in feeds.items()}
+    count = len(next(iter(feeds.values())))
+    return [{name: value[i : i + 1] for name, value in narrow.items()} for i in range(count)]
+
+
+def narrowed(values: np.ndarray) -> np.ndarray:
+    """64-bit values as a converted file takes them. Raises ValueError if an integer does not fit 32 bits."""
+    if values.dtype == np.int64:
+        limits = np.iinfo(np.int32)
+        if values.size and (values.min() < limits.min or values.max() > limits.max):
+            raise ValueError(f"integer inputs go to TFLite as int32: {values.max()} does not fit")
+        return values.astype(np.int32)
+    return values.astype(np.float32) if values.dtype == np.float64 else values
+
+
+# -- what a file does --------------------------------------------------------------------------------------------------
+
+
+def has_int8_weights(operator: Operator) -> bool:
+    return any(t is not None and t.is_constant and t.dtype == "int8" for t in operator.inputs)
+
+
+def computes_in_float(operator: Operator) -> bool:
+    tensors = (*operator.inputs, *operator.outputs)
+    return any(t is not None and not t.is_constant and t.dtype in FLOATS for t in tensors)
+
+
+def quantized_operators(model: Model) -> dict[str, int]:
+    """Operators with int8 weights, by name and count."""
+    return dict(Counter(operator.kind for operator in model.operators if has_int8_weights(operator)))
+
+
+def float_operators(model: Model) -> list[Operator]:
+    """What computes in float: neither moves of data nor operators with int8 weights (which quantise as they run)."""
+    return [
+        operator
+        for operator in model.operators
+        if computes_in_float(operator) and operator.kind not in MOVES and not has_int8_weights(operator)
+    ]

@@ -8,13 +8,14 @@ import sys
 PROGRAM = """
 import importlib, pkgutil, sys
 blocked = ["torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "safetensors"]
+blocked += ["ai_edge_litert", "ai_edge_quantizer", "litert_torch", "onnx2torch", "flatbuffers"]
 for name in blocked:
     sys.modules[name] = None
 import targets, profiles
 for package in (targets, profiles):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
-assert targets.target.list_targets() == ["onnx", "openvino"], targets.target.list_targets()
+assert {"onnx", "openvino", "tflite"} <= set(targets.target.list_targets()), targets.target.list_targets()
 assert not [name for name in sys.modules if name.split(".")[0] == "compressor"], "targets must not import compressor"
 from profiles.errors import MissingError
 try:
