@@ -19,6 +19,7 @@ from targets.tflite.schema import Operator, Tensor
 
 SAME = 0  # schema's Padding
 READ_BEHIND = 3  # bytes: kernels read weights by words
+FAST_OUTPUTS = 4  # the fast kernels compute at least so many rows of a matrix at once
 PAIR_SCRATCH_BYTES = 2560  # at most this for two columns of int16; a longer column is computed alone, from int8
 ACCUMULATOR_LIMIT = 1 << 31
 FAST_LIMIT = 1 << 30  # what requantisation adds to an accumulator stays far below the other half
@@ -143,6 +144,9 @@ def _product(emitter: Emitter, layer: Layer, filters: np.ndarray, rows: int) -> 
     emitter.kernel("fully_connected")
     source, output = emitter.ref(layer.source), emitter.ref(layer.output)
     call = f"fully_connected_plain(&matrix, {source}, {rows}, {output});"
+    if rescaling.fast and len(filters) >= FAST_OUTPUTS:
+        scratch = emitter.scratch(_pair_bytes(filters.shape[1])) if rows > 1 else "0"
+        call = f"fully_connected(&matrix, {source}, {rows}, {output}, {scratch});"
     emitter.call(f"{_matrix(emitter, layer, filters, rescaling)}\n{call}")
 
 
@@ -151,16 +155,30 @@ def _convolution(emitter: Emitter, layer: Layer, filters: np.ndarray, window: Wi
     rescaling = _rescaling(layer, filters)
     emitter.kernel("conv_2d")
     source, output = emitter.ref(layer.source), emitter.ref(layer.output)
-    scratch = emitter.scratch(filters.shape[1])
-    size = len(filters) // groups
+    size, length = len(filters) // groups, filters.shape[1]
+    kernel, columns, scratch_bytes = "conv_2d_plain", "", length
+    if rescaling.fast and size >= FAST_OUTPUTS:
+        both = _pair_bytes(length) + (0 if window.depth % 4 == 0 else _words(length))
+        pairs = both <= PAIR_SCRATCH_BYTES
+        kernel, columns, scratch_bytes = "conv_2d", f", {1 + pairs}", both if pairs else length
+    scratch = emitter.scratch(scratch_bytes)
     emitter.call(f"static const struct window window = {window.initializer};")
     for group in range(groups):
         part = slice(group * size, (group + 1) * size)
         matrix = _matrix(emitter, layer, filters[part], Rescaling(rescaling.rows[part], rescaling.bound))
-        call = (
-            f"conv_2d_plain(&window, &matrix, {source} + {group * window.depth}, {output} + {group * size}, {scratch});"
-        )
+        places = f"{source} + {group * window.depth}, {output} + {group * size}"
+        call = f"{kernel}(&window, &matrix, {places}, {scratch}{columns});"
         emitter.call(f"{{\n  {matrix}\n  {call}\n}}")
+
+
+def _words(length: int) -> int:
+    """Bytes of a column of int8, rounded up to words."""
+    return (length + 3) // 4 * 4
+
+
+def _pair_bytes(length: int) -> int:
+    """Bytes of two columns of int16."""
+    return 4 * _words(length)
 
 
 def _matrix(emitter: Emitter, layer: Layer, filters: np.ndarray, rescaling: Rescaling) -> str:

@@ -52,4 +52,139 @@ KERNEL void dot_columns_plain(const struct matrix *matrix, const int8_t *column,
   }
 }
 
+#if defined(KERNELS_DSP)
+/* int8 values 0 and 2 of a word as int16, and values 1 and 3. */
+static inline int32_t even(int32_t word) { return __sxtb16((uint32_t)word); }
+
+static inline int32_t odd(int32_t word) {
+  int32_t halves;
+  __asm__("sxtb16 %0, %1, ror #8" : "=r"(halves) : "r"(word));
+  return halves;
+}
+
+static inline int32_t load_word(const int8_t *from) {
+  int32_t word;
+  memcpy(&word, from, 4);
+  return word;
+}
+
+static inline void store_word(int8_t *to, int32_t word) { memcpy(to, &word, 4); }
+
+/* Two columns of `depth` bytes as int16, interleaved: for every four values of both columns the words
+ * even(first), even(second), odd(first), odd(second). Zeros fill the last. */
+static inline void widen_words(const int8_t *first, const int8_t *second, int32_t words, int32_t *pair) {
+  for (; words > 0; words--, first += 4, second += 4, pair += 4) {
+    const int32_t a = load_word(first), b = load_word(second);
+    pair[0] = even(a);
+    pair[1] = even(b);
+    pair[2] = odd(a);
+    pair[3] = odd(b);
+  }
+}
+
+KERNEL void widen_pair(const int8_t *first, const int8_t *second, int32_t depth, int32_t *pair) {
+  const int32_t words = depth >> 2, rest = depth & 3;
+  widen_words(first, second, words, pair);
+  if (rest) {
+    int8_t ends[2][4] = {{0}, {0}};
+    for (int32_t i = 0; i < rest; i++) {
+      ends[0][i] = first[4 * words + i];
+      ends[1][i] = second[4 * words + i];
+    }
+    widen_words(ends[0], ends[1], 1, pair + 4 * words);
+  }
+}
+
+/* Four inputs of two columns and two rows of weights: 16 multiply-accumulates. */
+#define DOT_2X2                                                                                              \
+  "ldrd %[x], %[y], [%[pair]], #8\n ldr %[v], [%[v_row]], #4\n ldr %[w], [%[w_row]], #4\n"                    \
+  "sxtb16 %[t], %[v]\n smlad %[xv], %[x], %[t], %[xv]\n smlad %[yv], %[y], %[t], %[yv]\n"                     \
+  "sxtb16 %[t], %[w]\n smlad %[xw], %[x], %[t], %[xw]\n smlad %[yw], %[y], %[t], %[yw]\n"                     \
+  "ldrd %[x], %[y], [%[pair]], #8\n sxtb16 %[v], %[v], ror #8\n sxtb16 %[w], %[w], ror #8\n"                  \
+  "smlad %[xv], %[x], %[v], %[xv]\n smlad %[yv], %[y], %[v], %[yv]\n"                                        \
+  "smlad %[xw], %[x], %[w], %[xw]\n smlad %[yw], %[y], %[w], %[yw]\n"
+#define DOT_2X2_OPERANDS                                                                                     \
+  : [xv] "+r"(xv), [yv] "+r"(yv), [xw] "+r"(xw), [yw] "+r"(yw), [pair] "+r"(pair), [v_row] "+r"(v_row),      \
+    [w_row] "+r"(w_row), [x] "=&r"(x), [y] "=&r"(y), [v] "=&r"(v), [w] "=&r"(w), [t] "=&r"(t)                \
+  :                                                                                                          \
+  : "memory"
+
+/* Every row of the matrix (two at least) times two columns from `widen_pair`. */
+KERNEL void dot_pair(const struct matrix *matrix, const int32_t *columns, int8_t *first, int8_t *second) {
+  const int32_t depth = matrix->depth, offset = 1 + 2 * matrix->zero_point;
+  const int32_t *end = columns + (depth + 3) / 4 * 4, *long_end = columns + depth / 16 * 16;
+  const int8_t *row = matrix->weights;
+  const int32_t *channel = matrix->channels;
+  for (int32_t left = matrix->outputs;;) {
+    const int8_t *v_row = row, *w_row = row + depth;
+    const int32_t *pair = columns;
+    int32_t xv = channel[0], yv = xv, xw = channel[3], yw = xw;
+    int32_t x, y, v, w, t;
+    while (pair != long_end) __asm__ volatile(DOT_2X2 DOT_2X2 DOT_2X2 DOT_2X2 DOT_2X2_OPERANDS);
+    while (pair != end) __asm__ volatile(DOT_2X2 DOT_2X2_OPERANDS);
+    const int32_t v_multiplier = (int32_t)((uint32_t)channel[1] << 1), v_shift = ~channel[2];
+    const int32_t w_multiplier = (int32_t)((uint32_t)channel[4] << 1), w_shift = ~channel[5];
+    first[0] = (int8_t)requantize(xv, v_multiplier, v_shift, offset);
+    second[0] = (int8_t)requantize(yv, v_multiplier, v_shift, offset);
+    first[1] = (int8_t)requantize(xw, w_multiplier, w_shift, offset);
+    second[1] = (int8_t)requantize(yw, w_multiplier, w_shift, offset);
+    left -= 2;
+    if (left <= 0) break;
+    const int32_t step = left == 1 ? 1 : 2; /* an odd last row is computed with the one before it, once more */
+    row += step * depth;
+    channel += step * 3;
+    first += step;
+    second += step;
+  }
+}
+
+/* Four inputs of one column and four rows of weights: 16 multiply-accumulates. */
+#define DOT_1X4                                                                                              \
+  "ldr %[x], [%[column]], #4\n sxtb16 %[y], %[x], ror #8\n sxtb16 %[x], %[x]\n"                              \
+  "ldr %[w], [%[row], %[depth]]\n sxtb16 %[t], %[w], ror #8\n sxtb16 %[w], %[w]\n"                           \
+  "smlad %[b], %[y], %[t], %[b]\n smlad %[b], %[x], %[w], %[b]\n"                                            \
+  "ldr %[w], [%[row], %[depth], lsl #1]\n sxtb16 %[t], %[w], ror #8\n sxtb16 %[w], %[w]\n"                   \
+  "smlad %[c], %[y], %[t], %[c]\n smlad %[c], %[x], %[w], %[c]\n"                                            \
+  "ldr %[w], [%[last]], #4\n sxtb16 %[t], %[w], ror #8\n sxtb16 %[w], %[w]\n"                                \
+  "smlad %[d], %[y], %[t], %[d]\n smlad %[d], %[x], %[w], %[d]\n"                                            \
+  "ldr %[w], [%[row]], #4\n sxtb16 %[t], %[w], ror #8\n sxtb16 %[w], %[w]\n"                                 \
+  "smlad %[a], %[y], %[t], %[a]\n smlad %[a], %[x], %[w], %[a]\n"
+#define DOT_1X4_OPERANDS                                                                                     \
+  : [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d), [column] "+r"(column), [row] "+r"(row),              \
+    [last] "+r"(last), [x] "=&r"(x), [y] "=&r"(y), [w] "=&r"(w), [t] "=&r"(t)                                \
+  : [depth] "r"(depth)                                                                                       \
+  : "memory"
+
+/* Every row of the matrix (four at least) times one column of int8. */
+KERNEL void dot_single(const struct matrix *matrix, const int8_t *input, int8_t *output) {
+  const int32_t depth = matrix->depth, rest = depth & 3, offset = 1 + 2 * matrix->zero_point;
+  const int8_t *end = input + (depth & ~3), *long_end = input + (depth & ~7);
+  const int8_t *weights = matrix->weights;
+  const int32_t *channel = matrix->channels;
+  int8_t ends[4] = {0, 0, 0, 0}; /* the values behind the last whole word */
+  for (int32_t i = 0; i < rest; i++) ends[i] = end[i];
+  for (int32_t left = matrix->outputs;;) {
+    const int8_t *column = input, *row = weights, *last = weights + 3 * depth;
+    int32_t a = channel[0], b = channel[3], c = channel[6], d = channel[9];
+    int32_t x, y, w, t;
+    while (column != long_end) __asm__ volatile(DOT_1X4 DOT_1X4 DOT_1X4_OPERANDS);
+    if (column != end) __asm__ volatile(DOT_1X4 DOT_1X4_OPERANDS);
+    if (rest) {
+      column = ends;
+      __asm__ volatile(DOT_1X4 DOT_1X4_OPERANDS);
+    }
+    output[0] = (int8_t)requantize(a, (int32_t)((uint32_t)channel[1] << 1), ~channel[2], offset);
+    output[1] = (int8_t)requantize(b, (int32_t)((uint32_t)channel[4] << 1), ~channel[5], offset);
+    output[2] = (int8_t)requantize(c, (int32_t)((uint32_t)channel[7] << 1), ~channel[8], offset);
+    output[3] = (int8_t)requantize(d, (int32_t)((uint32_t)channel[10] << 1), ~channel[11], offset);
+    left -= 4;
+    if (left <= 0) break;
+    const int32_t step = left < 4 ? left : 4; /* the last rows are computed with some before them, once more */
+    weights += step * depth;
+    channel += step * 3;
+    output += step;
+  }
+}
+#endif
+
 #endif

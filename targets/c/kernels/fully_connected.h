@@ -8,4 +8,26 @@ KERNEL void fully_connected_plain(const struct matrix *matrix, const int8_t *inp
   dot_columns_plain(matrix, input, matrix->depth, rows, output, matrix->outputs);
 }
 
+/* `scratch`: for two rows or more, 4 bytes per value of a row, rounded up to whole words of values. */
+#if defined(KERNELS_DSP)
+KERNEL void fully_connected(const struct matrix *matrix, const int8_t *input, int32_t rows, int8_t *output,
+                            int8_t *scratch) {
+  const int32_t depth = matrix->depth, outputs = matrix->outputs;
+  int32_t left = rows;
+  int8_t *to = output;
+  for (; left >= 2; left -= 2, input += 2 * depth, to += 2 * outputs) {
+    widen_pair(input, input + depth, depth, (int32_t *)(void *)scratch);
+    dot_pair(matrix, (const int32_t *)(const void *)scratch, to, to + outputs);
+  }
+  if (left) dot_single(matrix, input, to);
+  if (matrix->low > -128 || matrix->high < 127) clamp_values(output, rows * outputs, matrix->low, matrix->high);
+}
+#else
+static inline void fully_connected(const struct matrix *matrix, const int8_t *input, int32_t rows, int8_t *output,
+                                   int8_t *scratch) {
+  (void)scratch;
+  fully_connected_plain(matrix, input, rows, output);
+}
+#endif
+
 #endif

@@ -46,8 +46,40 @@ static inline int32_t multiply_by_quantized_multiplier(int32_t x, int32_t multip
   return rounding_divide_by_pot(saturating_rounding_doubling_high_mul(shifted, multiplier), right);
 }
 
+#if defined(KERNELS_DSP)
+/* The same for a shift of -1..-31 and sums whose magnitude is below 2^30 (the generator proves both per layer), then
+ * the zero point is added and the result saturated to int8. In short forms, each equal to the definition above:
+ *   (2 a m + 2^31) >> 32 = a + ((a (2m - 2^32) + 2^31) >> 32)      one SMMLAR, as 2m - 2^32 fits 32 bits
+ *   x / 2^e with ties away from zero = (x + (x < 0 ? -1 : 0) + 2^(e-1)) >> e, here in two steps, e - 1 and 1, so that
+ *   rounding and zero point are one addition: ((x' >> (e - 1)) + 1 + 2 zero_point) >> 1
+ * `doubled` is 2m - 2^32, `shift` e - 1, `offset` 1 + 2 zero_point. */
+static inline int32_t requantize(int32_t sum, int32_t doubled, int32_t shift, int32_t offset) {
+  int32_t high;
+  __asm__("smmlar %0, %1, %2, %1" : "=r"(high) : "r"(sum), "r"(doubled));
+  high += high >> 31;
+  return __ssat(((high >> shift) + offset) >> 1, 8);
+}
+#endif
+
 static inline int32_t clamp(int32_t value, int32_t low, int32_t high) {
   return value < low ? low : value > high ? high : value;
 }
+
+#if defined(KERNELS_DSP)
+/* Clamp values that are int8 already, four at a time: for layers whose activation cuts more than int8 does. */
+KERNEL void clamp_values(int8_t *values, int32_t count, int32_t low, int32_t high) {
+  const uint32_t bytes = 0x01010101u, lows = ((uint32_t)low & 0xFF) * bytes, highs = ((uint32_t)high & 0xFF) * bytes;
+  for (; count >= 4; count -= 4, values += 4) {
+    uint32_t four, difference;
+    memcpy(&four, values, 4);
+    /* ssub8 sets a flag per byte, sel picks by them */
+    __asm__("ssub8 %1, %0, %2\n sel %0, %0, %2\n ssub8 %1, %3, %0\n sel %0, %0, %3\n"
+            : "+r"(four), "=&r"(difference)
+            : "r"(lows), "r"(highs));
+    memcpy(values, &four, 4);
+  }
+  for (; count > 0; count--, values++) *values = (int8_t)clamp(*values, low, high);
+}
+#endif
 
 #endif
