@@ -123,11 +123,11 @@ class CEmitter:
             _share(lives, home, output, source)
         taken: set[tuple[int, int]] = set()
         for step, output, source in in_place:
-            place = home[source]
-            # Nobody reads the input after this operator, and no other output took its place already.
-            if lives[place][2] == step and (step, place) not in taken and home[output] != place:
-                taken.add((step, place))
+            pair = {(step, home[output]), (step, home[source])}
+            # Nobody reads the input after this operator, and neither its place nor the output's is given away already.
+            if lives[home[source]][2] == step and not pair & taken:
                 _share(lives, home, output, source)
+                taken |= pair
         homes = sorted(set(home.values()))
         buffers = [Buffer(*lives[i]) for i in homes]
         buffers += [Buffer(size, step, step, SCRATCH_ALIGNMENT) for _, size, step in self._scratch]

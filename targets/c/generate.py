@@ -6,6 +6,7 @@ write(generated, Path("out"))       # model.c, model.h, main.c, Makefile, model.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 import re
@@ -54,6 +55,7 @@ def generate(model: Model, name: str) -> Generated:
 
     Raises UnsupportedOperator naming every operator that cannot be lowered, each with its place, before any is written.
     """
+    load_lowerings()
     emitter = CEmitter(model, c_name(name))
     problems = [*_variables(model), *(problem for o in model.operators if (problem := _lower(o, emitter)) is not None)]
     if problems:
@@ -136,6 +138,7 @@ def c_name(name: str) -> str:
     return f"model_{cleaned}" if cleaned in KEYWORDS or not cleaned or not re.match("[A-Za-z]", cleaned) else cleaned
 
 
+@functools.cache
 def load_lowerings() -> None:
     """Import every module `lower_*` of this package: each registers its operators."""
     package = importlib.import_module("targets.c")
@@ -146,7 +149,6 @@ def load_lowerings() -> None:
 
 def _lower(operator: Operator, emitter: CEmitter) -> str | None:
     """Write one operator; gives what is wrong with it if it is not supported."""
-    load_lowerings()
     emitter.start(operator)
     tensors = [tensor for tensor in operator.inputs + operator.outputs if tensor is not None]
     floats = [tensor.name for tensor in tensors if tensor.dtype in FLOATS]
