@@ -71,6 +71,7 @@ def _sensitive(path: Path) -> list[str]:
     graph = model.graph
     for i, node in enumerate(graph.node):
         node.name = node.name or f"{node.op_type}_{i}"
+    _flatten_biases(graph)
     onnx.save(model, path)
     constants = {tensor.name for tensor in graph.initializer}
     constants |= {name for node in graph.node if node.op_type == "Constant" for name in node.output}
@@ -80,6 +81,16 @@ def _sensitive(path: Path) -> list[str]:
         if (node.op_type == "Add" and constants & set(node.input))
         or (node.op_type == "MatMul" and not constants & set(node.input))
     ]
+
+
+def _flatten_biases(graph: Any) -> None:
+    """Gemm's bias (1, n) as (n,), which is the same: the quantiser takes one scale per row of it, and stumbles."""
+    numpy_helper = require("onnx.numpy_helper", EXTRA)
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        bias = tensors.get(node.input[2]) if node.op_type == "Gemm" and len(node.input) > 2 else None
+        if bias is not None and len(bias.dims) == 2 and bias.dims[0] == 1:
+            bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias)[0], bias.name))
 
 
 class _Reader:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -11,6 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from targets.bundle import Bundle
 from targets.graph import Graph, TensorSpec
 from targets.half import convert_to_half, overflows
+from targets.half_reference import reference_of_half
 from targets.target import GraphSource, get_target
 
 
@@ -203,3 +205,16 @@ def test_other_networks_convert_cleanly(name: str, request: pytest.FixtureReques
     found = ReferenceEvaluator(half).run(None, dict(inputs))
     for value, wanted in zip(found, reference.values(), strict=True):
         np.testing.assert_allclose(value, wanted, atol=0.01)
+
+
+def test_the_half_reference_rounds_every_tensor_and_sums_in_float32() -> None:
+    """A sum of 4096 ones in float16 would stop at 2048."""
+    ones = numpy_helper.from_array(np.ones((4096, 1), np.float32), "ones")
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", [1, 4096]), ("y", [1, 1])))
+    nodes = [helper.make_node("MatMul", ["x", "ones"], ["sum"]), helper.make_node("Add", ["sum", "one"], ["y"])]
+    one = numpy_helper.from_array(np.float32(1), "one")
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y], [ones, one]))
+    half, _, _ = convert_to_half(model)
+    session = onnxruntime.InferenceSession(reference_of_half(half).SerializeToString())
+    assert session.run(None, {"x": np.ones((1, 4096), np.float32)})[0] == 4096.0  # 4097 is no float16, 4096 is nearest
+    assert session.run(None, {"x": np.full((1, 4096), 100, np.float32)})[0] == np.inf

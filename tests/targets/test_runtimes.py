@@ -206,3 +206,20 @@ def test_telemetry_stays_off() -> None:
 
     get_target("openvino").version()
     assert sys.modules.get("openvino_telemetry") is None
+
+
+def test_a_gemm_with_a_bias_of_one_row_can_be_quantised(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weight, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((8, 5), (1, 5)))
+    x, y = (onnx.helper.make_tensor_value_info(n, 1, ["batch", s]) for n, s in (("x", 8), ("y", 5)))
+    constants = [onnx.numpy_helper.from_array(value, name) for name, value in (("w", weight), ("b", bias))]
+    body = onnx.helper.make_graph([onnx.helper.make_node("Gemm", ["x", "w", "b"], ["y"])], "g", [x], [y], constants)
+    onnx.save(onnx.helper.make_model(body, opset_imports=[onnx.helper.make_opsetid("", 17)]), tmp_path / "g.onnx")
+    graph = Graph("g", (TensorSpec("x", "float32", ("batch", 8)),), (TensorSpec("y", "float32", ("batch", 5)),))
+    feeds = {"x": rng.standard_normal((64, 8)).astype(np.float32)}
+    (tmp_path / "out").mkdir()
+    source = GraphSource(graph, tmp_path / "g.onnx", calibration=feeds)
+    result = get_target("onnx").compile(source, tmp_path / "out", "int8", {})
+    outputs = get_target("onnx").open(graph, (tmp_path / "out/model.onnx",), "int8", {})(feeds)
+    assert result.quantization["quantized_operators"] == {"QGemm": 1}
+    assert failure(compare({"y": feeds["x"] @ weight + bias}, outputs), "int8") is None
