@@ -35,6 +35,7 @@ def measure(
     min_samples: int = 50,
     examples: int = 0,
     options: Mapping[str, Any] | None = None,
+    sessions: Mapping[str, Session] | None = None,
 ) -> tuple[Json, dict[str, np.ndarray]]:
     """Everything that is known of an artifact on this machine. Graphs that were not compiled are left out.
 
@@ -42,11 +43,13 @@ def measure(
         splits: of which the metric is computed, as far as the artifact has them. limit: items per split.
         latency: False where this machine is not the device. latency_seconds: at most, per graph and for the queries.
         examples: how many, from the last of the splits. options: replace the device profile's (e.g. {"threads": 1}).
+        sessions: of every compiled graph, where they do not run in this process; opened here if not given.
     Returns JSON {"graphs", "query", "metrics", "examples", "peak_bytes"} and arrays "latency_ms/GRAPH" ("*" for the
     query), "scores/SPLIT", "weights/SPLIT", "examples/...".
     """
     opened = Artifact.open(artifact)
-    sessions = {name: opened.session(name, options) for name in opened.graphs if opened.files(name)}
+    if sessions is None:
+        sessions = {name: opened.session(name, options) for name in opened.graphs if opened.files(name)}
     arrays: dict[str, np.ndarray] = {}
     for name, session in sessions.items():
         session(_first_row(opened, name))

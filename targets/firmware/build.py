@@ -94,7 +94,7 @@ def build(
         flash_bytes=_sum(alone, ".text", ".rodata", ".ARM.exidx", ".data"),
         ram_bytes=_sum(alone, ".data", ".bss"),
         arena_bytes=manifest.get("arena_bytes"),
-        image_bytes=_sum(_sections(elf), ".text", ".rodata", ".ARM.exidx", ".data"),
+        image_bytes=_sum(_sections(elf), ".vectors", ".text", ".rodata", ".ARM.exidx", ".data"),
         model_stack_bytes=model_stack_bytes,
         symbols=_symbols(elf),
     )
@@ -112,8 +112,8 @@ class _Limits:
 
     def script(self) -> str:
         values = {
-            "FLASH": self.board.flash, "FLASH_BYTES": self.flash_bytes, "RAM": self.board.ram,
-            "RAM_BYTES": self.ram_bytes, "MODEL_STACK_BYTES": self.model_stack_bytes,
+            "VECTORS": self.board.vectors, "FLASH": self.board.flash, "FLASH_BYTES": self.flash_bytes,
+            "RAM": self.board.ram, "RAM_BYTES": self.ram_bytes, "MODEL_STACK_BYTES": self.model_stack_bytes,
             "MAIN_STACK_BYTES": self.main_stack_bytes,
         }  # fmt: skip
         text = (SOURCES / "link.ld.in").read_text(encoding="utf-8")
@@ -140,7 +140,7 @@ def _compile(arguments: list[str]) -> None:
     done = _run([str(program(COMPILER)), *arguments])
     if done.returncode:
         lines = done.stderr.splitlines()
-        raise FirmwareError(f"does not compile: {next((line for line in lines if 'error' in line), lines[-1])}")
+        raise FirmwareError(f"does not compile: {next((line for line in lines if ' error: ' in line), lines[-1])}")
 
 
 def _link(limits: _Limits, objects: Sequence[Path], roots: Sequence[str], elf: Path, where: str) -> Path:
@@ -162,7 +162,7 @@ def _link(limits: _Limits, objects: Sequence[Path], roots: Sequence[str], elf: P
         words = [f"{int(more):,} bytes more than the {sizes[name]:,} of {name}" for name, more in overflows]
         raise FirmwareError(f"does not fit {where}: needs {' and '.join(words)}")
     lines = [line for line in done.stderr.splitlines() if line.strip()]
-    raise FirmwareError(f"does not link: {next((line for line in lines if 'undefined' in line), lines[-1])}")
+    raise FirmwareError(f"does not link: {next((line for line in lines if ' undefined ' in line), lines[-1])}")
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

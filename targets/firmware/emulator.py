@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from targets.firmware.build import Firmware
 
 QEMU = "qemu-system-arm"
-ROW_TIMEOUT_S = 300.0
+ROW_TIMEOUT_S = 120.0  # some ten thousand million instructions: no network for such cores takes so many
 END_TIMEOUT_S = 30.0
 
 EXCEPTIONS = {3: "hard fault", 4: "memory management fault", 5: "bus fault", 6: "usage fault", 7: "secure fault"}

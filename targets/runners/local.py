@@ -33,8 +33,7 @@ class LocalRunner:
         label = f"running {artifact.student_name} with {artifact.runtime} in {artifact.precision_requested}"
         ran_on = self.ran_on(device)
         try:
-            result = self._call("measure", {"artifact": str(artifact.path), **settings}, label)
-            peaks = self._peaks(artifact, result.value["peak_bytes"], settings.get("options"), label)
+            result, peaks = self._run(artifact, device, label, settings)
         except sandbox.SandboxError as error:
             failed = {"status": "failed", "reason": error.reason, "ran_on": ran_on.model_dump()}
             artifact.record({name: failed for name in artifact.graphs if artifact.files(name)})
@@ -43,12 +42,18 @@ class LocalRunner:
         artifact.record({name: _state(artifact, measurement, name) for name in measurement.report["graphs"]})
         return measurement
 
-    @staticmethod
-    def ran_on(device: Device) -> RanOn:
+    def ran_on(self, device: Device) -> RanOn:
         """This machine as the device, if it is one; else as the host that stands in for its arithmetic."""
         if device.name != "host" and device.matches_this_machine():
             return RanOn(kind="device", name=device.name)
         return RanOn(kind="host", name=cpu_model())
+
+    def _run(
+        self, artifact: Artifact, device: Device, label: str, settings: dict[str, Any]
+    ) -> tuple[sandbox.Result, dict[str, int]]:
+        """The harness's result, and peak memory per graph. Raises SandboxError."""
+        result = self._call("targets.harness:measure", {"artifact": str(artifact.path), **settings}, label)
+        return result, self._peaks(artifact, result.value["peak_bytes"], settings.get("options"), label)
 
     def _peaks(self, artifact: Artifact, whole_bytes: int, options: Any, label: str) -> dict[str, int]:
         """Peak memory per graph: that of the whole where there is but one."""
@@ -56,11 +61,12 @@ class LocalRunner:
         if len(compiled) == 1:
             return dict.fromkeys(compiled, whole_bytes)
         arguments = {"artifact": str(artifact.path), "options": options}
-        return {name: self._call("peak_memory", {**arguments, "graph": name}, label).value for name in compiled}
+        function = "targets.harness:peak_memory"
+        return {name: self._call(function, {**arguments, "graph": name}, label).value for name in compiled}
 
     def _call(self, function: str, arguments: dict[str, Any], label: str) -> sandbox.Result:
         return sandbox.call(
-            f"targets.harness:{function}",
+            function,
             arguments,
             doing=label,
             timeout_s=self.timeout_s,
@@ -70,12 +76,13 @@ class LocalRunner:
 
 def _state(artifact: Artifact, measurement: Measurement, graph: str) -> dict[str, Any]:
     """The artifact's entry after a measurement: a graph that was rejected when it was compiled stays so."""
-    entry = artifact.manifest["graphs"][graph]
+    entry, found = artifact.manifest["graphs"][graph], measurement.report["graphs"][graph]
     reason = entry["reason"] if entry["status"] == "rejected" else measurement.failure(graph)
     return {
         "status": "rejected" if reason else "verified",
         "reason": reason,
-        "parity": {**measurement.report["graphs"][graph]["parity"], "inputs": measurement.inputs},
+        "notes": list(dict.fromkeys([*entry["notes"], *found.get("notes", ())])),
+        "parity": {**found["parity"], "inputs": measurement.inputs},
         "ran_on": measurement.ran_on.model_dump(),
     }
 
