@@ -113,6 +113,29 @@ KERNEL void conv_2d(const struct window *window, const struct matrix *matrix, co
     for (; all < output; all += count == matrix->outputs ? pixel : count) clamp_values(all, count, matrix->low, matrix->high);
   }
 }
+#elif defined(KERNELS_MVE)
+KERNEL void conv_2d(const struct window *window, const struct matrix *matrix, const int8_t *input, int8_t *output,
+                    int8_t *scratch, int32_t columns) {
+  const int32_t length = (matrix->depth + 3) / 4 * 4, most = columns == 2 ? 4 : 1;
+  for (int32_t n = 0; n < window->batches; n++, input += window->height * window->width * window->pixel) {
+    int32_t left = window->output_height * window->output_width, y = -window->top, x = -window->left;
+    const int32_t right = (window->output_width - 1) * window->stride_width - window->left;
+    while (left > 0) {
+      const int32_t count = left < most ? left : most;
+      for (int32_t i = 0; i < count; i++) {
+        gather_column(window, input, y, x, scratch + i * length);
+        x += window->stride_width;
+        if (x > right) {
+          x = -window->left;
+          y += window->stride_height;
+        }
+      }
+      dot_columns(matrix, scratch, length, count, output, window->output_pixel);
+      output += count * window->output_pixel;
+      left -= count;
+    }
+  }
+}
 #else
 static inline void conv_2d(const struct window *window, const struct matrix *matrix, const int8_t *input,
                            int8_t *output, int8_t *scratch, int32_t columns) {

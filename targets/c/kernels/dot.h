@@ -187,4 +187,56 @@ KERNEL void dot_single(const struct matrix *matrix, const int8_t *input, int8_t 
 }
 #endif
 
+#if defined(KERNELS_MVE)
+/* `dot_columns_plain` for matrices of four rows or more. */
+KERNEL void dot_columns(const struct matrix *matrix, const int8_t *first, int32_t step, int32_t columns,
+                        int8_t *output, int32_t pixel) {
+  const uint32x4_t channel_bytes = {0, 12, 24, 36};
+  const int32_t depth = matrix->depth, zero_point = matrix->zero_point;
+  const int32x4_t low = vdupq_n_s32(matrix->low), high = vdupq_n_s32(matrix->high);
+  const mve_pred16_t rest = vctp8q((uint32_t)((depth - 1) & 15) + 1);
+  const int8_t *row = matrix->weights;
+  const int32_t *channel = matrix->channels;
+  for (int32_t left = matrix->outputs;;) {
+    const int32x4_t bias = vldrwq_gather_offset_s32(channel, channel_bytes);
+    const int32x4_t multipliers = vldrwq_gather_offset_s32(channel + 1, channel_bytes);
+    const int32x4_t shifts = vldrwq_gather_offset_s32(channel + 2, channel_bytes);
+    const int8_t *column = first;
+    int8_t *to = output;
+    if (depth <= 16) {
+      const int8x16_t w0 = vldrbq_z_s8(row, rest), w1 = vldrbq_z_s8(row + depth, rest);
+      const int8x16_t w2 = vldrbq_z_s8(row + 2 * depth, rest), w3 = vldrbq_z_s8(row + 3 * depth, rest);
+      for (int32_t i = columns; i > 0; i--, column += step, to += pixel) {
+        const int8x16_t x = vldrbq_z_s8(column, rest);
+        const int32x4_t sums = four(vmladavq_s8(x, w0), vmladavq_s8(x, w1), vmladavq_s8(x, w2), vmladavq_s8(x, w3));
+        vstrbq_s32(to, requantize(vaddq_s32(sums, bias), multipliers, shifts, zero_point, low, high));
+      }
+    } else {
+      for (int32_t i = columns; i > 0; i--, column += step, to += pixel) {
+        const int8_t *x = column, *p0 = row, *p1 = row + depth, *p2 = row + 2 * depth, *p3 = row + 3 * depth;
+        int8x16_t values = vldrbq_z_s8(x, rest);
+        int32_t a = vmladavq_s8(values, vldrbq_z_s8(p0, rest)), b = vmladavq_s8(values, vldrbq_z_s8(p1, rest));
+        int32_t c = vmladavq_s8(values, vldrbq_z_s8(p2, rest)), d = vmladavq_s8(values, vldrbq_z_s8(p3, rest));
+        const int32_t start = ((depth - 1) & 15) + 1;
+        x += start, p0 += start, p1 += start, p2 += start, p3 += start;
+        for (int32_t k = depth - start; k > 0; k -= 16, x += 16, p0 += 16, p1 += 16, p2 += 16, p3 += 16) {
+          values = vldrbq_s8(x);
+          a = vmladavaq_s8(a, values, vldrbq_s8(p0));
+          b = vmladavaq_s8(b, values, vldrbq_s8(p1));
+          c = vmladavaq_s8(c, values, vldrbq_s8(p2));
+          d = vmladavaq_s8(d, values, vldrbq_s8(p3));
+        }
+        vstrbq_s32(to, requantize(vaddq_s32(four(a, b, c, d), bias), multipliers, shifts, zero_point, low, high));
+      }
+    }
+    left -= 4;
+    if (left <= 0) break;
+    const int32_t rows = left < 4 ? left : 4; /* the last rows are computed with some before them, once more */
+    row += rows * depth;
+    channel += rows * 3;
+    output += rows;
+  }
+}
+#endif
+
 #endif

@@ -26,7 +26,11 @@ KERNEL void fully_connected(const struct matrix *matrix, const int8_t *input, in
 static inline void fully_connected(const struct matrix *matrix, const int8_t *input, int32_t rows, int8_t *output,
                                    int8_t *scratch) {
   (void)scratch;
+#if defined(KERNELS_MVE)
+  dot_columns(matrix, input, matrix->depth, rows, output, matrix->outputs);
+#else
   fully_connected_plain(matrix, input, rows, output);
+#endif
 }
 #endif
 

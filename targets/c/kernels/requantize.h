@@ -61,6 +61,23 @@ static inline int32_t requantize(int32_t sum, int32_t doubled, int32_t shift, in
 }
 #endif
 
+#if defined(KERNELS_MVE)
+/* The same for four sums and shifts of -1..-31, then the zero point is added and the result clamped. VQRDMULH is the
+ * definition above; VRSHL rounds ties up, so 1 is taken off what is negative before. */
+static inline int32x4_t requantize(int32x4_t sums, int32x4_t multipliers, int32x4_t shifts, int32_t zero_point,
+                                   int32x4_t low, int32x4_t high) {
+  int32x4_t values = vqrdmulhq_s32(sums, multipliers);
+  values = vrshlq_s32(vaddq_s32(values, vshrq_n_s32(values, 31)), shifts);
+  return vminq_s32(vmaxq_s32(vaddq_n_s32(values, zero_point), low), high);
+}
+
+static inline int32x4_t four(int32_t a, int32_t b, int32_t c, int32_t d) {
+  int32x4_t values;
+  __asm__("vmov %q0[2], %q0[0], %1, %3\n vmov %q0[3], %q0[1], %2, %4" : "=&w"(values) : "r"(a), "r"(b), "r"(c), "r"(d));
+  return values;
+}
+#endif
+
 static inline int32_t clamp(int32_t value, int32_t low, int32_t high) {
   return value < low ? low : value > high ? high : value;
 }
