@@ -15,11 +15,11 @@ import numpy as np
 from profiles.errors import MissingError, RequestError
 from profiles.storage import read_json
 from targets.c.lowering import UnsupportedOperator
+from targets.c.ports import from_model, to_model
 from targets.graph import Graph
 from targets.quantize import check_options, choice
 from targets.session import GraphSession
 from targets.target import CompiledGraph, GraphSource
-from targets.tflite.affine import dequantize, quantize
 
 OPTIONS = ("optimization",)
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC")
@@ -110,7 +110,7 @@ class CSession(GraphSession):
     def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         rows = self._inputs[0][1].shape[0]  # of one run
         count = len(next(iter(feeds.values())))
-        values = [_to_model(value, entry) for value, (entry, _) in zip(feeds.values(), self._inputs, strict=True)]
+        values = [to_model(value, entry) for value, (entry, _) in zip(feeds.values(), self._inputs, strict=True)]
         found: list[list[np.ndarray]] = [[] for _ in self._outputs]
         for start in range(0, count, rows):
             for value, (_, memory) in zip(values, self._inputs, strict=True):
@@ -119,26 +119,9 @@ class CSession(GraphSession):
             for kept, (_, memory) in zip(found, self._outputs, strict=True):
                 kept.append(memory.copy())
         return {
-            spec.name: _from_model(np.concatenate(kept), entry, spec.dtype)
+            spec.name: from_model(np.concatenate(kept), entry, spec.dtype)
             for spec, kept, (entry, _) in zip(self.graph.outputs, found, self._outputs, strict=True)
         }
-
-
-def _to_model(value: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
-    """An input as the model takes it. Raises ValueError if an integer does not fit into the model's type."""
-    if entry["scale"] is not None and np.issubdtype(value.dtype, np.floating):
-        return quantize(value, entry["scale"], entry["zero_point"], entry["dtype"])
-    narrow = value.astype(entry["dtype"])
-    if not np.array_equal(narrow, value):
-        raise ValueError(f"input {entry['name']}: a value does not fit into {entry['dtype']}")
-    return narrow
-
-
-def _from_model(value: np.ndarray, entry: Mapping[str, Any], dtype: str) -> np.ndarray:
-    """An output as the graph gives it."""
-    if entry["scale"] is not None and np.issubdtype(np.dtype(dtype), np.floating):
-        return dequantize(value, entry["scale"], entry["zero_point"]).astype(dtype, copy=False)
-    return value.astype(dtype, copy=False)
 
 
 def _gcc() -> str:

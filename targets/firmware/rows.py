@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from targets.c.ports import from_model, to_model
 from targets.graph import Arrays, Graph
-from targets.tflite.affine import dequantize, quantize
 
 
 def encode(graph: Graph, manifest: Mapping[str, Any], feeds: Arrays) -> list[bytes]:
@@ -18,14 +18,8 @@ def encode(graph: Graph, manifest: Mapping[str, Any], feeds: Arrays) -> list[byt
     """
     columns = []
     for spec, port in zip(graph.inputs, manifest["inputs"], strict=True):
-        value = np.asarray(feeds[spec.name])
-        if port["scale"] is None:
-            stored = value.astype(port["dtype"])
-            if not np.array_equal(stored, value):
-                raise ValueError(f"input {spec.name} has values that do not fit {port['dtype']}")
-        else:
-            stored = quantize(value, port["scale"], port["zero_point"], port["dtype"])
-        columns.append(np.ascontiguousarray(stored).view(np.uint8).reshape(-1, port["bytes"]))
+        stored = np.ascontiguousarray(to_model(np.asarray(feeds[spec.name]), port))
+        columns.append(stored.view(np.uint8).reshape(-1, port["bytes"]))
     return [row.tobytes() for row in np.concatenate(columns, axis=1)]
 
 
@@ -37,7 +31,5 @@ def decode(graph: Graph, manifest: Mapping[str, Any], replies: list[bytes]) -> d
         column = np.ascontiguousarray(table[:, start : start + port["bytes"]])
         start += port["bytes"]
         values = column.view(port["dtype"]).reshape(-1, *port["shape"][1:])
-        if port["scale"] is not None:
-            values = dequantize(values, port["scale"], port["zero_point"])
-        outputs[spec.name] = values.astype(spec.dtype)
+        outputs[spec.name] = from_model(values, port, spec.dtype)
     return outputs
