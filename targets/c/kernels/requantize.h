@@ -71,9 +71,10 @@ static inline int32x4_t requantize(int32x4_t sums, int32x4_t multipliers, int32x
   return vminq_s32(vmaxq_s32(vaddq_n_s32(values, zero_point), low), high);
 }
 
+/* By the halves of the register: emulators and compilers do not agree on which lane is which in VMOV Qd[2], Qd[0]. */
 static inline int32x4_t four(int32_t a, int32_t b, int32_t c, int32_t d) {
   int32x4_t values;
-  __asm__("vmov %q0[2], %q0[0], %1, %3\n vmov %q0[3], %q0[1], %2, %4" : "=&w"(values) : "r"(a), "r"(b), "r"(c), "r"(d));
+  __asm__("vmov %e0, %1, %2\n vmov %f0, %3, %4" : "=&w"(values) : "r"(a), "r"(b), "r"(c), "r"(d));
   return values;
 }
 #endif
