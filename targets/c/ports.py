@@ -1,4 +1,4 @@
-"""Arrays of a graph <-> integers that a generated model reads and writes, by an entry of model.json's inputs or outputs.
+"""Arrays of a graph <-> integers that a generated model reads and writes, by an entry of its model.json.
 
 An entry without a scale is an integer as it is (ids); so is an integer of the graph that the model stores with a scale.
 """
