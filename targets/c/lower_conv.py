@@ -18,7 +18,7 @@ from targets.c.lowering import Emitter, UnsupportedOperator, lowering
 from targets.tflite.schema import Operator, Tensor
 
 SAME = 0  # schema's Padding
-READ_BEHIND = 3  # bytes: kernels read weights by words
+READ_BEHIND = 15  # bytes: kernels read weights by words and by vectors
 FAST_OUTPUTS = 4  # the fast kernels compute at least so many rows of a matrix at once
 PAIR_SCRATCH_BYTES = 2560  # at most this for two columns of int16; a longer column is computed alone, from int8
 ACCUMULATOR_LIMIT = 1 << 31

@@ -7,7 +7,7 @@
 #include "requantize.h"
 
 struct matrix {
-  const int8_t *weights;   /* `outputs` rows of `depth`, and at least 3 readable bytes behind the last */
+  const int8_t *weights;   /* `outputs` rows of `depth`, and at least 15 readable bytes behind the last */
   const int32_t *channels; /* per row: bias, multiplier, shift */
   int32_t depth, outputs;
   int16_t zero_point, low, high; /* of the output */
@@ -188,24 +188,37 @@ KERNEL void dot_single(const struct matrix *matrix, const int8_t *input, int8_t 
 #endif
 
 #if defined(KERNELS_MVE)
+/* Sixteen inputs of one column and four rows of weights: 64 multiply-accumulates; `sum` is vmladav or vmladava. */
+#define DOT_16(sum)                                                                       \
+  "vldrb.8 %q[x], [%[column]], #16\n"                                                     \
+  "vldrb.8 %q[w], [%[p0]], #16\n " sum " %[a], %q[x], %q[w]\n"                             \
+  "vldrb.8 %q[w], [%[p1]], #16\n " sum " %[b], %q[x], %q[w]\n"                             \
+  "vldrb.8 %q[w], [%[p2]], #16\n " sum " %[c], %q[x], %q[w]\n"                             \
+  "vldrb.8 %q[w], [%[p3]], #16\n " sum " %[d], %q[x], %q[w]\n"
+#define DOT_16_OPERANDS(mode)                                                             \
+  : [a] mode "Te"(a), [b] mode "Te"(b), [c] mode "Te"(c), [d] mode "Te"(d),               \
+    [column] "+r"(x), [p0] "+r"(p0), [p1] "+r"(p1), [p2] "+r"(p2), [p3] "+r"(p3),         \
+    [x] "=&w"(values), [w] "=&w"(weights)                                                 \
+  :                                                                                       \
+  : "memory"
+
 /* `dot_columns_plain` for matrices of four rows or more. */
 KERNEL void dot_columns(const struct matrix *matrix, const int8_t *first, int32_t step, int32_t columns,
                         int8_t *output, int32_t pixel) {
   const uint32x4_t channel_bytes = {0, 12, 24, 36};
-  const int32_t depth = matrix->depth, zero_point = matrix->zero_point;
+  const int32_t depth = matrix->depth, zero_point = matrix->zero_point, tail = depth & 15;
   const int32x4_t low = vdupq_n_s32(matrix->low), high = vdupq_n_s32(matrix->high);
-  const mve_pred16_t rest = vctp8q((uint32_t)((depth - 1) & 15) + 1);
+  const mve_pred16_t rest = vctp8q((uint32_t)(tail ? tail : 16));
   const int8_t *row = matrix->weights;
   const int32_t *channel = matrix->channels;
   for (int32_t left = matrix->outputs;;) {
     const int32x4_t bias = vldrwq_gather_offset_s32(channel, channel_bytes);
     const int32x4_t multipliers = vldrwq_gather_offset_s32(channel + 1, channel_bytes);
     const int32x4_t shifts = vldrwq_gather_offset_s32(channel + 2, channel_bytes);
-    const int8_t *column = first;
+    const int8_t *row1 = row + depth, *row2 = row1 + depth, *row3 = row2 + depth, *column = first;
     int8_t *to = output;
-    if (depth <= 16) {
-      const int8x16_t w0 = vldrbq_z_s8(row, rest), w1 = vldrbq_z_s8(row + depth, rest);
-      const int8x16_t w2 = vldrbq_z_s8(row + 2 * depth, rest), w3 = vldrbq_z_s8(row + 3 * depth, rest);
+    if (depth <= 16) { /* the weights stay in registers; what is read behind a row meets zeros of x */
+      const int8x16_t w0 = vldrbq_s8(row), w1 = vldrbq_s8(row1), w2 = vldrbq_s8(row2), w3 = vldrbq_s8(row3);
       for (int32_t i = columns; i > 0; i--, column += step, to += pixel) {
         const int8x16_t x = vldrbq_z_s8(column, rest);
         const int32x4_t sums = four(vmladavq_s8(x, w0), vmladavq_s8(x, w1), vmladavq_s8(x, w2), vmladavq_s8(x, w3));
@@ -213,14 +226,13 @@ KERNEL void dot_columns(const struct matrix *matrix, const int8_t *first, int32_
       }
     } else {
       for (int32_t i = columns; i > 0; i--, column += step, to += pixel) {
-        const int8_t *x = column, *p0 = row, *p1 = row + depth, *p2 = row + 2 * depth, *p3 = row + 3 * depth;
-        int8x16_t values = vldrbq_z_s8(x, rest);
-        int32_t a = vmladavq_s8(values, vldrbq_z_s8(p0, rest)), b = vmladavq_s8(values, vldrbq_z_s8(p1, rest));
-        int32_t c = vmladavq_s8(values, vldrbq_z_s8(p2, rest)), d = vmladavq_s8(values, vldrbq_z_s8(p3, rest));
-        const int32_t start = ((depth - 1) & 15) + 1;
-        x += start, p0 += start, p1 += start, p2 += start, p3 += start;
-        for (int32_t k = depth - start; k > 0; k -= 16, x += 16, p0 += 16, p1 += 16, p2 += 16, p3 += 16) {
-          values = vldrbq_s8(x);
+        const int8_t *x = column, *p0 = row, *p1 = row1, *p2 = row2, *p3 = row3, *end = column + (depth - tail);
+        int8x16_t values, weights;
+        int32_t a, b, c, d;
+        __asm__ volatile(DOT_16("vmladav.s8") DOT_16_OPERANDS("=&"));
+        while (x != end) __asm__ volatile(DOT_16("vmladava.s8") DOT_16_OPERANDS("+"));
+        if (tail) {
+          values = vldrbq_z_s8(x, rest);
           a = vmladavaq_s8(a, values, vldrbq_s8(p0));
           b = vmladavaq_s8(b, values, vldrbq_s8(p1));
           c = vmladavaq_s8(c, values, vldrbq_s8(p2));
