@@ -20,7 +20,7 @@ from targets.tflite.schema import Operator, Tensor
 SAME = 0  # schema's Padding
 READ_BEHIND = 15  # bytes: kernels read weights by words and by vectors
 FAST_OUTPUTS = 4  # the fast kernels compute at least so many rows of a matrix at once
-PAIR_SCRATCH_BYTES = 2560  # at most this for two columns of int16; a longer column is computed alone, from int8
+WIDE_SCRATCH_BYTES = 2560  # at most this for several columns of int16; longer columns are computed alone, from int8
 ACCUMULATOR_LIMIT = 1 << 31
 FAST_LIMIT = 1 << 30  # what requantisation adds to an accumulator stays far below the other half
 
@@ -145,7 +145,8 @@ def _product(emitter: Emitter, layer: Layer, filters: np.ndarray, rows: int) -> 
     source, output = emitter.ref(layer.source), emitter.ref(layer.output)
     call = f"fully_connected_plain(&matrix, {source}, {rows}, {output});"
     if rescaling.fast and len(filters) >= FAST_OUTPUTS:
-        scratch = emitter.scratch(_pair_bytes(filters.shape[1])) if rows > 1 else "0"
+        size = 8 * _words(filters.shape[1])  # four columns of int16
+        scratch = emitter.scratch(size) if rows >= 4 and size <= WIDE_SCRATCH_BYTES else "0"
         call = f"fully_connected(&matrix, {source}, {rows}, {output}, {scratch});"
     emitter.call(f"{_matrix(emitter, layer, filters, rescaling)}\n{call}")
 
@@ -159,7 +160,7 @@ def _convolution(emitter: Emitter, layer: Layer, filters: np.ndarray, window: Wi
     kernel, columns, scratch_bytes = "conv_2d_plain", "", length
     if rescaling.fast and size >= FAST_OUTPUTS:
         both = _pair_bytes(length) + (0 if window.depth % 4 == 0 else _words(length))
-        pairs = both <= PAIR_SCRATCH_BYTES
+        pairs = both <= WIDE_SCRATCH_BYTES
         kernel, columns, scratch_bytes = "conv_2d", f", {1 + pairs}", both if pairs else length
     scratch = emitter.scratch(scratch_bytes)
     emitter.call(f"static const struct window window = {window.initializer};")

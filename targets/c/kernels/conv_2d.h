@@ -24,7 +24,7 @@ KERNEL void conv_2d_plain(const struct window *window, const struct matrix *matr
  * `columns`: how many positions' columns the scratch has room for, 1 or 2. With d the bytes of a window, rounded up to a
  * multiple of 4: d for one column, 4 d for two, or 5 d if depth is no multiple of 4. */
 #if defined(KERNELS_DSP)
-/* Four int8 become the words even and odd, which lie 8 bytes apart: see `widen_pair`. */
+/* Four int8 become the words even and odd, which lie 8 bytes apart: see `dot_pair`. */
 static inline int32_t *widen_run(const int8_t *from, int32_t words, int32_t *to) {
   for (; words >= 2; words -= 2, from += 8, to += 8) {
     const int32_t a = load_word(from), b = load_word(from + 4);

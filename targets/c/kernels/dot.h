@@ -70,28 +70,68 @@ static inline int32_t load_word(const int8_t *from) {
 
 static inline void store_word(int8_t *to, int32_t word) { memcpy(to, &word, 4); }
 
-/* Two columns of `depth` bytes as int16, interleaved: for every four values of both columns the words
- * even(first), even(second), odd(first), odd(second). Zeros fill the last. */
-static inline void widen_words(const int8_t *first, const int8_t *second, int32_t words, int32_t *pair) {
-  for (; words > 0; words--, first += 4, second += 4, pair += 4) {
-    const int32_t a = load_word(first), b = load_word(second);
-    pair[0] = even(a);
-    pair[1] = even(b);
-    pair[2] = odd(a);
-    pair[3] = odd(b);
+static inline void widen_words(const int8_t *a, const int8_t *b, const int8_t *c, const int8_t *d, int32_t words,
+                               int32_t *to) {
+  for (const int32_t *end = to + 8 * words; to != end; to += 8, a += 4, b += 4, c += 4, d += 4) {
+    const int32_t first = load_word(a), second = load_word(b), third = load_word(c), fourth = load_word(d);
+    to[0] = even(first);
+    to[1] = even(second);
+    to[2] = even(third);
+    to[3] = even(fourth);
+    to[4] = odd(first);
+    to[5] = odd(second);
+    to[6] = odd(third);
+    to[7] = odd(fourth);
   }
 }
 
-KERNEL void widen_pair(const int8_t *first, const int8_t *second, int32_t depth, int32_t *pair) {
+/* Four columns of `depth` bytes, `step` apart, as int16, interleaved: for every four values of all columns the words even
+ * of the four columns, then odd of the four columns. Zeros fill the last. */
+KERNEL void widen_quad(const int8_t *from, int32_t step, int32_t depth, int32_t *quad) {
+  const int8_t *second = from + step, *third = second + step, *fourth = third + step;
   const int32_t words = depth >> 2, rest = depth & 3;
-  widen_words(first, second, words, pair);
+  widen_words(from, second, third, fourth, words, quad);
   if (rest) {
-    int8_t ends[2][4] = {{0}, {0}};
-    for (int32_t i = 0; i < rest; i++) {
-      ends[0][i] = first[4 * words + i];
-      ends[1][i] = second[4 * words + i];
+    int8_t ends[4][4] = {{0}, {0}, {0}, {0}};
+    for (int32_t i = 0; i < 4; i++) {
+      for (int32_t k = 0; k < rest; k++) ends[i][k] = from[i * step + 4 * words + k];
     }
-    widen_words(ends[0], ends[1], 1, pair + 4 * words);
+    widen_words(ends[0], ends[1], ends[2], ends[3], 1, quad + 8 * words);
+  }
+}
+
+/* Four inputs of four columns and one row of weights: 16 multiply-accumulates. */
+#define DOT_4X1                                                                                              \
+  "ldr %[w], [%[row]], #4\n ldrd %[x], %[y], [%[quad]], #8\n sxtb16 %[t], %[w]\n"                             \
+  "smlad %[a], %[x], %[t], %[a]\n smlad %[b], %[y], %[t], %[b]\n"                                            \
+  "ldrd %[x], %[y], [%[quad]], #8\n sxtb16 %[w], %[w], ror #8\n"                                             \
+  "smlad %[c], %[x], %[t], %[c]\n smlad %[d], %[y], %[t], %[d]\n"                                            \
+  "ldrd %[x], %[y], [%[quad]], #8\n smlad %[a], %[x], %[w], %[a]\n smlad %[b], %[y], %[w], %[b]\n"            \
+  "ldrd %[x], %[y], [%[quad]], #8\n smlad %[c], %[x], %[w], %[c]\n smlad %[d], %[y], %[w], %[d]\n"
+#define DOT_4X1_OPERANDS                                                                                     \
+  : [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d), [quad] "+r"(quad), [row] "+r"(row), [x] "=&r"(x),    \
+    [y] "=&r"(y), [w] "=&r"(w), [t] "=&r"(t)                                                                 \
+  :                                                                                                          \
+  : "memory"
+
+/* Every row of the matrix times four columns from `widen_quad`; the outputs are `pixel` apart. */
+KERNEL void dot_quad(const struct matrix *matrix, const int32_t *columns, int8_t *output, int32_t pixel) {
+  const int32_t depth = matrix->depth, offset = 1 + 2 * matrix->zero_point, rest = -depth & 3;
+  const int32_t *end = columns + 8 * ((depth + 3) / 4), *long_end = columns + 8 * (depth / 16 * 4);
+  const int32_t *channel = matrix->channels, *last = channel + 3 * matrix->outputs;
+  const int8_t *row = matrix->weights;
+  for (; channel != last; channel += 3, output++, row -= rest) {
+    const int32_t *quad = columns;
+    int32_t a = channel[0], b = a, c = a, d = a;
+    int32_t x, y, w, t;
+    while (quad != long_end) __asm__ volatile(DOT_4X1 DOT_4X1 DOT_4X1 DOT_4X1 DOT_4X1_OPERANDS);
+    while (quad != end) __asm__ volatile(DOT_4X1 DOT_4X1_OPERANDS);
+    const int32_t doubled = (int32_t)((uint32_t)channel[1] << 1), shift = ~channel[2];
+    int8_t *third = output + 2 * pixel;
+    output[0] = (int8_t)requantize(a, doubled, shift, offset);
+    output[pixel] = (int8_t)requantize(b, doubled, shift, offset);
+    third[0] = (int8_t)requantize(c, doubled, shift, offset);
+    third[pixel] = (int8_t)requantize(d, doubled, shift, offset);
   }
 }
 
@@ -109,7 +149,8 @@ KERNEL void widen_pair(const int8_t *first, const int8_t *second, int32_t depth,
   :                                                                                                          \
   : "memory"
 
-/* Every row of the matrix (two at least) times two columns from `widen_pair`. */
+/* Every row of the matrix (two at least) times two columns of int16: for every four values the words
+ * even(first), even(second), odd(first), odd(second). */
 KERNEL void dot_pair(const struct matrix *matrix, const int32_t *columns, int8_t *first, int8_t *second) {
   const int32_t depth = matrix->depth, offset = 1 + 2 * matrix->zero_point;
   const int32_t *end = columns + (depth + 3) / 4 * 4, *long_end = columns + depth / 16 * 16;
