@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from tests.targets.tflite_builder import Spec, build, constant
+from tests.targets.tflite_builder import Node, Spec, build, build_graph, constant
 
 NONE, RELU, RELU_N1_TO_1, RELU6 = 0, 1, 2, 3
 Draw = Any
@@ -291,3 +291,91 @@ def reshaping(draw: Draw) -> bytes:
     if kind == "SQUEEZE":
         return build(kind, [quantized(draw, wide, like=x)], [x], squeezeDims=[axis])
     return build(kind, [x, constant([axis])], [quantized(draw, wide, like=x)])
+
+
+@st.composite
+def network(draw: Draw) -> bytes:
+    """Up to 14 operators on images (1, height, width, channels): each reads what any earlier one gave, or the inputs,
+    so that lifetimes cross, outputs may lie over inputs, and views are read late."""
+    shape = (1, draw(st.integers(2, 6)), draw(st.integers(2, 6)), draw(st.integers(1, 6)))
+    tensors = [quantized(draw, shape) for _ in range(draw(st.integers(1, 2)))]
+    nodes: list[Node] = []
+    for _ in range(draw(st.integers(2, 14))):
+        node = _step(draw, tensors)
+        nodes.append(node)
+        tensors.extend(node.outputs)
+    read = {id(spec) for node in nodes for spec in node.inputs}
+    outputs = [spec for node in nodes for spec in node.outputs if id(spec) not in read]
+    others = [spec for spec in tensors if id(spec) in read]
+    if draw(st.booleans()) and others:
+        outputs.append(draw(st.sampled_from(others)))
+    return build_graph(nodes, outputs)
+
+
+def _step(draw: Draw, tensors: Sequence[Spec]) -> Node:
+    x = draw(st.sampled_from(tensors))
+    partners = [spec for spec in tensors if spec.shape == x.shape]
+    batch, height, width, channels = x.shape
+    kind = draw(
+        st.sampled_from(
+            (
+                "ADD", "ADD", "SUB", "MUL", "CONCATENATION", "RELU", "TANH", "LOGISTIC", "LEAKY_RELU", "RESHAPE",
+                "TRANSPOSE", "PAD", "MAX_POOL_2D", "SPLIT", "QUANTIZE", "CONV_2D", "CONV_2D", "DEPTHWISE_CONV_2D",
+            )
+        )
+    )  # fmt: skip
+    scale = float(x.scale)  # type: ignore[arg-type]
+    if kind in ("ADD", "SUB", "MUL"):
+        other = draw(st.sampled_from(partners))
+        natural = max(scale, float(other.scale)) * (64 * min(scale, float(other.scale)) if kind == "MUL" else 1)  # type: ignore[arg-type]
+        return Node(
+            kind, [x, other], [rescaled(draw, x.shape, natural)], {"fusedActivationFunction": draw(activations)}
+        )
+    if kind == "CONCATENATION":
+        alike = [spec for spec in partners if (spec.scale, spec.zero_point) == (x.scale, x.zero_point)]
+        parts = [x, *draw(st.lists(st.sampled_from(alike), min_size=1, max_size=2))]
+        wide = quantized(draw, (batch, height, width, channels * len(parts)), like=x)
+        return Node(kind, parts, [wide], {"axis": 3})
+    if kind in ("RELU", "LEAKY_RELU", "QUANTIZE"):
+        same = kind == "QUANTIZE" and draw(st.booleans())
+        output = quantized(draw, x.shape, like=x) if same else rescaled(draw, x.shape, scale)
+        return Node(kind, [x], [output], {"alpha": 0.125} if kind == "LEAKY_RELU" else {})
+    if kind in ("TANH", "LOGISTIC"):
+        fixed = (1 / 128, 0) if kind == "TANH" else (1 / 256, -128)
+        return Node(kind, [x], [Spec(x.shape, scale=fixed[0], zero_point=fixed[1])], {})
+    if kind == "RESHAPE":
+        output = quantized(draw, (batch, width, height, channels), like=x)
+        return Node(kind, [x, constant(output.shape)], [output], {"newShape": list(output.shape)})
+    if kind == "TRANSPOSE":
+        order = (0, *draw(st.permutations((1, 2, 3))))
+        return Node(kind, [x, constant(order)], [quantized(draw, [x.shape[i] for i in order], like=x)], {})
+    if kind == "PAD":
+        output = quantized(draw, (batch, height + 1, width + 2, channels), like=x)
+        return Node(kind, [x, constant([[0, 0], [0, 1], [1, 1], [0, 0]])], [output], {})
+    if kind == "MAX_POOL_2D":
+        output = quantized(draw, (batch, -(-height // 2), -(-width // 2), channels), like=x)
+        options = {"filterHeight": 2, "filterWidth": 2, "strideH": 2, "strideW": 2, "padding": 0}
+        return Node(kind, [x], [output], options)
+    if kind == "SPLIT":
+        halves = [quantized(draw, (batch, height, width, 1), like=x) for _ in range(channels)]
+        return Node(kind, [constant(3), x], halves, {"numSplits": channels})
+    return _convolution(draw, kind, x)
+
+
+def _convolution(draw: Draw, kind: str, x: Spec) -> Node:
+    """3x3 with equal padding; weights and bias are random, per channel."""
+    inner = x.shape[3]
+    outer = inner if kind == "DEPTHWISE_CONV_2D" else draw(st.integers(1, 8))
+    shape, axis = ((1, 3, 3, outer), 3) if kind == "DEPTHWISE_CONV_2D" else ((outer, 3, 3, inner), 0)
+    scale = float(x.scale)  # type: ignore[arg-type]
+    weight_scales = [float(np.float32(draw(scales))) for _ in range(outer)]
+    weights = np.clip(values(draw, shape), -127, 127)
+    w = Spec(shape, scale=weight_scales, zero_point=[0] * outer, axis=axis, data=weights)
+    product = [float(np.float32(scale) * np.float32(value)) for value in weight_scales]
+    bias = Spec((outer,), "int32", product, [0] * outer, data=values(draw, (outer,), "int16"))
+    depth = 9 * (1 if kind == "DEPTHWISE_CONV_2D" else inner)
+    output = rescaled(draw, (*x.shape[:3], outer), 64 * max(product) * depth**0.5)
+    options = {"strideW": 1, "strideH": 1, "padding": 0, "dilationWFactor": 1, "dilationHFactor": 1}
+    if kind == "DEPTHWISE_CONV_2D":
+        options["depthMultiplier"] = 1
+    return Node(kind, [x, w, bias], [output], {**options, "fusedActivationFunction": draw(activations)})

@@ -50,6 +50,56 @@ class Library:
         return outputs
 
 
+MAIN = """#include <stdio.h>
+#include <stdlib.h>
+
+struct model { int inputs, outputs; void (*run)(void); void *(*input)(int); void *(*output)(int); int bytes[40]; };
+static const struct model models[] = {
+%s
+};
+
+int main(void) {
+  for (unsigned i = 0; i < sizeof models / sizeof *models; i++) {
+    const struct model *m = models + i;
+    const int *bytes = m->bytes;
+    for (int j = 0; j < m->inputs; j++, bytes++) {
+      if (fread(m->input(j), 1, (size_t)*bytes, stdin) != (size_t)*bytes) return 2;
+    }
+    m->run();
+    for (int j = 0; j < m->outputs; j++, bytes++) fwrite(m->output(j), 1, (size_t)*bytes, stdout);
+  }
+  return 0;
+}
+"""
+SANITIZERS = ("-O0", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+def run_sanitized(files: Sequence[bytes], inputs: Sequence[Sequence[np.ndarray]], folder: Path) -> list[bytes]:
+    """The outputs of every model, once each, from a program under ASan and UBSan. It stops at the first finding."""
+    models = [generate(read_model(raw), f"m{i}") for i, raw in enumerate(files)]
+    rows = []
+    for i, generated in enumerate(models):
+        ports = [*generated.model.inputs, *generated.model.outputs]
+        counts = f"{len(generated.model.inputs)}, {len(generated.model.outputs)}"
+        bytes_ = ", ".join(str(tensor.bytes) for tensor in ports)
+        rows.append(f"  {{{counts}, m{i}_run, m{i}_input, m{i}_output, {{{bytes_}}}}},")
+    (folder / "model.h").write_text("", encoding="utf-8")
+    text = translation_unit(models) + MAIN % "\n".join(rows)
+    (folder / "main.c").write_text(text, encoding="utf-8")
+    command = ["gcc", *WARNINGS, *SANITIZERS, "-o", "main", "main.c"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[:2000]
+    stream = b"".join(np.ascontiguousarray(value).tobytes() for values in inputs for value in values)
+    ran = subprocess.run([folder / "main"], input=stream, capture_output=True)
+    assert ran.returncode == 0 and not ran.stderr, ran.stderr.decode()[:4000]
+    outputs, start = [], 0
+    for generated in models:
+        size = sum(tensor.bytes for tensor in generated.model.outputs)
+        outputs.append(ran.stdout[start : start + size])
+        start += size
+    return outputs
+
+
 class Micro:
     """TFLite-Micro's interpreter on one file."""
 
