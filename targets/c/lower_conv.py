@@ -104,7 +104,10 @@ def depthwise_conv_2d(operator: Operator, emitter: Emitter) -> None:
     weights, channels = emitter.constant("filters", filters), emitter.constant("channels", rescaling.rows)
     scalars = _clamping(layer)
     copies = outputs // depth
-    call = f"depthwise_conv_2d_plain(&window, &filters, {emitter.ref(layer.source)}, {emitter.ref(layer.output)});"
+    places = f"{emitter.ref(layer.source)}, {emitter.ref(layer.output)}"
+    call = f"depthwise_conv_2d_plain(&window, &filters, {places});"
+    if rescaling.fast and copies == 1 and outputs >= FAST_OUTPUTS:
+        call = f"depthwise_conv_2d(&window, &filters, {places}, {emitter.scratch(8 * height * width)});"
     emitter.call(
         f"static const struct window window = {window.initializer};\n"
         f"static const struct filters filters = {{{weights}, {channels}, {outputs}, {copies}, {scalars}}};\n{call}"
