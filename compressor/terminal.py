@@ -88,7 +88,9 @@ def _group_title(student: str, device: str, records: Sequence[Record]) -> Text:
             title.append(f", teacher {words.score(metric.teacher_value)}")
     emulators = {r.ran_on.name: None for r in records if r.ran_on is not None and r.ran_on.kind == "emulator"}
     if emulators:
-        title.append(f"; emulated ({', '.join(emulators)})")
+        title.append(f"; emulated by {', '.join(emulators)}")
+    if device != "host" and any(r.ran_on is not None and r.ran_on.kind == "host" for r in records):
+        title.append("; run on this host, not on the device")
     return title
 
 
@@ -150,6 +152,12 @@ def _memory(name: str) -> Callable[[Record], Text]:
     return _size(lambda record: getattr(record.memory_bytes, name) if record.memory_bytes else None)
 
 
+def _arena(record: Record) -> Text:
+    """Where RAM is known, it has the arena in it."""
+    memory = record.memory_bytes
+    return _number(words.size(memory.arena if memory is not None and memory.ram is None else None))
+
+
 COLUMNS: tuple[tuple[str, Callable[[Record], Text]], ...] = (
     ("bytes", _size(lambda record: record.artifact_bytes)),
     ("MACs", _count(lambda record: record.macs)),
@@ -161,7 +169,7 @@ COLUMNS: tuple[tuple[str, Callable[[Record], Text]], ...] = (
     ("NPU cycles\n(estimated)", _cost("npu_cycles", "estimated")),
     ("flash", _memory("flash")),
     ("RAM", _memory("ram")),
-    ("arena", _memory("arena")),
+    ("arena", _arena),
     ("stack", _memory("stack")),
     ("metric [95 %]", _metric),
     ("vs float", _versus_float),

@@ -6,6 +6,7 @@ A device is one YAML file: those beside this module by name, any other by its pa
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -156,8 +157,12 @@ def budget_values(record: Record) -> dict[str, float | None]:
 
 
 def list_devices() -> list[str]:
-    """The names of the shipped devices: `host` first, then in order."""
-    return sorted((path.stem for path in DEVICES.glob("*.yaml")), key=lambda name: (name != HOST, name))
+    """The names of the shipped devices: `host` first, then in order, numbers by their value (m7 before m33)."""
+
+    def order(name: str) -> tuple[bool, list[tuple[str, int]]]:
+        return name != HOST, [(text, int(number or 0)) for text, number in re.findall(r"(\D*)(\d*)", name)]
+
+    return sorted((path.stem for path in DEVICES.glob("*.yaml")), key=order)
 
 
 def load_device(name: str | Path) -> Device:

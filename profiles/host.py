@@ -32,6 +32,8 @@ _ARM_PARTS = {
     "0xd46": "Cortex-A510",
     "0xd47": "Cortex-A710",
     "0xd49": "Neoverse-N2",
+    "0xd4d": "Cortex-A715",
+    "0xd4e": "Cortex-X3",
     "0xd4f": "Neoverse-V2",
 }
 

@@ -75,7 +75,7 @@ def test_a_microcontrollers_table_has_instructions_and_memory_and_no_latency(run
     assert all(len(line) <= 100 for line in text.splitlines()) and "…" not in text
     for name in ("instructions", "flash", "RAM", "stack", "123 k", "31.2 kB", "9.01 kB", "412 B", "10.9 k"):
         assert name in text
-    assert "emulated (QEMU mps3-an547)" in " ".join(text.split()) and "(estimated)" in text
+    assert "emulated by QEMU mps3-an547" in " ".join(text.split()) and "(estimated)" in text
     assert "p50 ms" not in text and "mean 95 % ms" not in text
 
 
