@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 RUNTIME = "c"
 OPTIONS = ("core", "machine", "stack_bytes")
-COUNTED_ROWS = 4
+COUNTED_ROWS = 8
 EVALUATION_SHARE = 0.8  # of what is left of the time limit: the rest is for examples and a busy machine
 
 
@@ -106,10 +106,12 @@ def measure_emulated(
                     ram_bytes=ram_bytes,
                 )
                 graphs[name] = _open(opened, name, firmware, timeout_s, stack)
-        limit, note = evaluation_limit(
-            opened, {name: graph.row_s for name, graph in graphs.items()}, deadline, settings
-        )
         sessions = {name: graph.session for name, graph in graphs.items()}
+        passes = _passes(opened, sessions, settings)
+        item_s = _item_s(opened, graphs)
+        golden_s = sum(graph.row_s * graph.golden_rows for graph in graphs.values())
+        left_s = EVALUATION_SHARE * (deadline - time.monotonic() - golden_s)
+        limit, note = evaluation_limit(passes, item_s, left_s, settings.get("limit"))
         report, arrays = harness.measure(artifact, **{**settings, "limit": limit}, sessions=sessions)
     report["peak_bytes"] = None
     for name, graph in graphs.items():
@@ -124,6 +126,7 @@ class _EmulatedGraph:
     firmware: Firmware
     session: QemuSession
     found: Profile
+    golden_rows: int
     row_s: float
 
     def findings(self, note: str | None) -> dict[str, Any]:
@@ -154,39 +157,44 @@ def _open(artifact: Artifact, name: str, firmware: Firmware, timeout_s: float, s
     session(feeds)  # QEMU translates the code while it first runs
     start = time.monotonic()
     session(feeds)
-    return _EmulatedGraph(firmware, session, found, (time.monotonic() - start) / len(next(iter(feeds.values()))))
+    row_s = (time.monotonic() - start) / len(requests)
+    return _EmulatedGraph(firmware, session, found, len(next(iter(inputs.values()))), row_s)
+
+
+def _item_s(artifact: Artifact, graphs: Mapping[str, _EmulatedGraph]) -> float:
+    """Seconds per query, by how often it is said to call each graph."""
+    calls = (artifact.manifest["uses"] or {}).get("query", {})
+    return sum(graph.row_s * calls.get(name, 0) for name, graph in graphs.items())
+
+
+def _passes(artifact: Artifact, sessions: Mapping[str, QemuSession], settings: Mapping[str, Any]) -> list[int]:
+    """Items of each pass that the harness makes over a split: the queries of the first, and the metric of every one."""
+    asked: Sequence[str] = settings.get("splits", ("validation", "test"))
+    splits = [name for name in asked if artifact.has_split(name)]
+    if not splits or len(sessions) < len(artifact.graphs):
+        return []
+    glue = artifact.student(sessions=sessions).glue
+    items = [sum(1 for _ in glue.queries(artifact.split(name))) for name in splits]
+    return [items[0], *(items if artifact.manifest["has_metric"] else ())]
 
 
 def evaluation_limit(
-    artifact: Artifact, row_s: Mapping[str, float], deadline: float, settings: Mapping[str, Any]
+    passes: Sequence[int], item_s: float, left_s: float, asked: int | None
 ) -> tuple[int | None, str | None]:
-    """How many items of each split can be evaluated before the deadline, and a note if these are not all.
+    """How many items of each split can be evaluated in the time that is left, and a note if these are not all.
 
-    `row_s`: seconds per row of each graph. The harness evaluates every split, and asks the queries of the
-    first once more.
+    `passes`: items of each pass. `item_s`: seconds per item. `asked`: the most that is wanted of each, None for all.
     Raises RuntimeError if there is not even time for one item.
     """
-    asked: int | None = settings.get("limit")
-    splits: Sequence[str] = settings.get("splits", ("validation", "test"))
-    splits = [name for name in splits if artifact.has_split(name)]
-    if not splits:
+    wanted = [size if asked is None else min(size, asked) for size in passes]
+    if item_s * sum(wanted) <= left_s:
         return asked, None
-    uses = artifact.manifest["uses"] or {}
-    item_s = sum(cost * max(1.0, sum(use.get(name, 0) for use in uses.values())) for name, cost in row_s.items())
-    sizes = [len(next(iter(artifact.split(name).values()))) for name in splits]
-    passes = [sizes[0], *(sizes if artifact.manifest["has_metric"] else ())]
-    golden_s = sum(cost * len(next(iter(artifact.golden(name)[0].values()))) for name, cost in row_s.items())
-    left_s = EVALUATION_SHARE * (deadline - time.monotonic() - golden_s)
-    possible = int(left_s / (item_s * len(passes)))
-    wanted = max(sizes) if asked is None else min(asked, max(sizes))
-    if possible >= wanted or item_s * sum(min(size, wanted) for size in passes) <= left_s:
-        return asked, None
+    possible = int(left_s / (item_s * len(wanted)))
     if possible < 1:
         raise RuntimeError(f"one item takes {item_s:.0f} s on the emulated core: give a longer time limit")
-    minutes = item_s * sum(min(size, wanted) for size in passes) / 60
     return possible, (
-        f"evaluated on the first {possible} of {wanted} items: "
-        f"all would take about {minutes:.0f} min on the emulated core"
+        f"evaluated on the first {possible} of {max(wanted)} items: "
+        f"all would take about {item_s * sum(wanted) / 60:.0f} min on the emulated core"
     )
 
 

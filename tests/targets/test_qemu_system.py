@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from profiles.device import Device
 from profiles.errors import RequestError
 from targets import sandbox
 from targets.artifact import Artifact
-from targets.runners import get_runner
+from targets.runners import get_runner, qemu_system
 from targets.runners.qemu_system import evaluation_limit
 from tests.targets.hand_written import PLUS_ONE, PRODUCT, product, weights_in_c, write_artifact
 from tests.tools import need
@@ -129,19 +128,24 @@ def test_wrong_bytes_are_rejected(tmp_path: Path) -> None:
     assert artifact.status == "rejected" and "signal to noise" in str(artifact.reason)
 
 
-def test_a_long_evaluation_is_cut_to_what_the_time_limit_allows_and_says_so(tmp_path: Path) -> None:
+def test_a_long_evaluation_is_cut_to_what_the_time_limit_allows_and_says_so() -> None:
+    passes = [30, 30, 20]  # validation for queries and metric, test for the metric
+    assert evaluation_limit(passes, 1.0, 80.0, None) == (None, None)
+    cut = "evaluated on the first 13 of 30 items: all would take about 1 min on the emulated core"
+    assert evaluation_limit(passes, 1.0, 40.0, None) == (13, cut)
+    assert evaluation_limit(passes, 1.0, 40.0, 10) == (10, None)
+    assert evaluation_limit([], 1.0, 40.0, None) == (None, None)
+    with pytest.raises(RuntimeError, match="one item takes 100 s on the emulated core: give a longer time limit"):
+        evaluation_limit(passes, 100.0, 200.0, None)
+
+
+def test_what_was_cut_is_measured_on_fewer_items_and_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(qemu_system, "_item_s", lambda *_: 10.0)
     artifact = product_artifact(tmp_path / "a")
-    # validation twice (metric, queries) and test once: 30 + 30 + 20 rows of 1 s, 12 golden rows
-    now = time.monotonic()
-    assert evaluation_limit(artifact, {"net": 1.0}, now + 1000, {}) == (None, None)
-    limit, note = evaluation_limit(artifact, {"net": 1.0}, now + 12 + 50, {})
-    assert (
-        limit == 13 and note == "evaluated on the first 13 of 30 items: all would take about 1 min on the emulated core"
-    )
-    assert evaluation_limit(artifact, {"net": 1.0}, now + 12 + 50, {"limit": 10}) == (10, None)
-    assert evaluation_limit(artifact, {"net": 1.0}, now + 12 + 50, {"splits": ()}) == (None, None)
-    with pytest.raises(RuntimeError, match="one item takes 100 s on the emulated core"):
-        evaluation_limit(artifact, {"net": 100.0}, now + 1250, {})
+    # 0.8 x 400 s are 32 items of 10 s, less what the start took, in three passes
+    report, arrays = qemu_system.measure_emulated(str(artifact.path), "m4", 4096, None, None, 400.0, {"latency": False})
+    assert len(arrays["scores/validation"]) == len(arrays["scores/test"]) == 10
+    assert "evaluated on the first 10 of 30 items: " in " ".join(report["graphs"]["net"]["notes"])
 
 
 def test_requests_that_cannot_be_are_refused_by_name(tmp_path: Path) -> None:
