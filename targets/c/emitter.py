@@ -113,8 +113,10 @@ class CEmitter:
 
     def memory(self) -> Memory:
         """Plan the arena with outputs written over inputs where that is allowed, or without if that is smaller."""
-        candidates = [self._plan(self._in_place), self._plan([])]
-        return min(candidates, key=lambda memory: memory.plan.arena_bytes)
+        memory = self._plan(self._in_place)
+        if memory.plan.arena_bytes == memory.plan.lower_bound:
+            return memory
+        return min(memory, self._plan([]), key=lambda memory: memory.plan.arena_bytes)
 
     def _plan(self, in_place: Sequence[tuple[int, int, int]]) -> Memory:
         lives = self._lives()

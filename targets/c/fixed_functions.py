@@ -6,6 +6,8 @@ gemmlowp's fixedpoint.h; GetInvSqrtQuantizedMultiplierExp of tensorflow/lite/ker
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from targets.c.fixed_point import doubling_high_multiply as multiply
@@ -47,6 +49,7 @@ def tanh(values: np.ndarray, integer_bits: int) -> np.ndarray:
     return np.where(values == 0, 0, np.where(values < 0, -positive, positive))
 
 
+@functools.cache
 def inverse_square_root(value: int) -> tuple[int, int]:
     """1 / sqrt(value) of an integer >= 1 as (multiplier, shift) of `multiply_by_quantized_multiplier`."""
     if value <= 1:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SEARCH_STEPS = 400
-SEARCH_COST = 400_000  # steps times pairs of buffers: bounds the time of a search to about a second
+SEARCH_COST = 200_000  # steps times pairs of buffers: bounds the time of a search to about a second
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,26 @@ class Plan:
 def plan(buffers: Sequence[Buffer]) -> Plan:
     """The smallest arena found."""
     bound = lower_bound(buffers)
-    best_order, best = min(
-        ((order, _place(buffers, order)) for order in _orders(buffers)), key=lambda found: _end(buffers, found[1])
-    )
-    steps = min(SEARCH_STEPS, SEARCH_COST // max(1, len(buffers) ** 2))
+    ids = range(len(buffers))
+    neighbours = [[j for j in ids if j != i and buffers[i].overlaps(buffers[j])] for i in ids]
+
+    def place(order: Sequence[int]) -> tuple[int, Sequence[int], list[int]]:
+        offsets = _place(buffers, order, neighbours)
+        return max((offsets[i] + buffers[i].size for i in ids), default=0), order, offsets
+
+    size, order, offsets = min(map(place, _orders(buffers)), key=lambda found: found[0])
+    steps = min(SEARCH_STEPS, SEARCH_COST // max(1, len(buffers) ** 2)) if len(buffers) > 2 else 0
     rng = np.random.default_rng(0)
-    for _ in range(steps if len(buffers) > 2 else 0):
-        if _end(buffers, best) <= bound:
+    for _ in range(steps):
+        if size <= bound:
             break
         i, j = rng.choice(len(buffers), 2, replace=False)
-        order = list(best_order)
-        order[i], order[j] = order[j], order[i]
-        offsets = _place(buffers, order)
-        if _end(buffers, offsets) <= _end(buffers, best):
-            best_order, best = order, offsets
-    return Plan(tuple(best), _end(buffers, best), bound)
+        swapped = list(order)
+        swapped[i], swapped[j] = swapped[j], swapped[i]
+        found = place(swapped)
+        if found[0] <= size:
+            size, order, offsets = found
+    return Plan(tuple(offsets), size, bound)
 
 
 def lower_bound(buffers: Sequence[Buffer]) -> int:
@@ -79,21 +84,16 @@ def _orders(buffers: Sequence[Buffer]) -> list[list[int]]:
     ]
 
 
-def _place(buffers: Sequence[Buffer], order: Sequence[int]) -> list[int]:
+def _place(buffers: Sequence[Buffer], order: Sequence[int], neighbours: Sequence[Sequence[int]]) -> list[int]:
     """First fit: each buffer, in order, at the lowest offset that nothing placed before takes during its life."""
-    offsets = [0] * len(buffers)
-    placed: list[int] = []
+    offsets = [-1] * len(buffers)
     for i in order:
-        taken = sorted((offsets[j], offsets[j] + buffers[j].size) for j in placed if buffers[i].overlaps(buffers[j]))
+        size, alignment = buffers[i].size, buffers[i].alignment
         offset = 0
-        for start, end in taken:
-            if offset + buffers[i].size <= start:
+        for start, end in sorted((offsets[j], offsets[j] + buffers[j].size) for j in neighbours[i] if offsets[j] >= 0):
+            if offset + size <= start:
                 break
-            offset = max(offset, -(-end // buffers[i].alignment) * buffers[i].alignment)
+            if end > offset:
+                offset = -(-end // alignment) * alignment
         offsets[i] = offset
-        placed.append(i)
     return offsets
-
-
-def _end(buffers: Sequence[Buffer], offsets: Sequence[int]) -> int:
-    return max((offset + buffer.size for offset, buffer in zip(offsets, buffers, strict=True)), default=0)

@@ -17,7 +17,7 @@ from tests.tools import need, need_module
 CASES = {
     "binary": 450, "copying": 450, "lookup": 200, "pooling": 200, "reducing": 250, "softmax": 100,
     "matrix_product": 150, "gathering": 100, "widths": 80, "reshaping": 40,
-    "network": 200,
+    "network": 80,
 }  # fmt: skip
 CHUNK = 450  # files per library
 
