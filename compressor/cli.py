@@ -206,10 +206,10 @@ def bench(
 def verify(artifact: Path, device: Devices = None, runner: RunnerOption = None, as_json: JsonOption = False) -> None:
     """Run the golden inputs through an artifact on its device, and compare with the float outputs."""
     from compressor.bench import verify as run
-    from compressor.terminal import print_rows
+    from compressor.terminal import print_verification
 
     rows = run(artifact, device or [], runner)
-    _print_json(rows) if as_json else print_rows(rows)
+    _print_json(rows) if as_json else print_verification(rows)
     _exit(0 if all(row["status"] == "verified" for row in rows) else 1)
 
 

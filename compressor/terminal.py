@@ -222,6 +222,32 @@ def print_rows(rows: Sequence[Mapping[str, Any]], empty: str = "nothing", consol
     console.print(table)
 
 
+def print_verification(rows: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """Per graph: status, parity and what an emulator counted; below, where it ran and why what failed did."""
+    console = _console(console)
+    columns: dict[str, Callable[[Any], str]] = {
+        "max_abs": words.significant, "cosine_min": "{:.6f}".format, "sqnr_db": "{:.1f}".format, "n": str,
+        "instructions": words.count, "npu_cycles": words.count, "flash_bytes": words.size, "ram_bytes": words.size,
+        "stack_bytes": words.size,
+    }  # fmt: skip
+    present = [name for name in columns if any(row.get(name) is not None for row in rows)]
+    table = _table()
+    for name in ("graph", "status"):
+        table.add_column(name, overflow="fold")
+    for name in present:
+        table.add_column(name.removesuffix("_bytes").replace("_", " "), justify="right", no_wrap=True)
+    for row in rows:
+        numbers = [words.NOT_MEASURED if row.get(name) is None else columns[name](row[name]) for name in present]
+        status = Text(row["status"], style=STATUS_STYLES[row["status"]])
+        table.add_row(Text(row["graph"]), status, *(_number(number) for number in numbers))
+    console.print(table)
+    for place in dict.fromkeys(row["ran_on"] for row in rows if row["ran_on"]):
+        console.print(Text(f"ran on: {place}"))
+    for row in rows:
+        if row["reason"]:
+            console.print(Text.assemble(row["graph"], " ", row["status"], ": ", row["reason"]))
+
+
 def _cell(value: Any) -> Text:
     if value is None:
         return Text("-", style="dim")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from compressor.terminal import print_costs, print_rows, print_table
+from compressor.terminal import print_costs, print_rows, print_table, print_verification
 from profiles.flops import Costs, Layer
 from profiles.results import Cost, Memory, RanOn, Results
 from tests.compressor.report_fixture import results
@@ -104,6 +104,19 @@ def test_rows_print_one_column_per_name():
     lines = [line.split() for line in text.splitlines() if line.strip() and "─" not in line]
     assert lines == [["name", "n", "ok", "x"], ["[b]a", "3", "yes", "-"], ["b", "-", "no", "0.1235"]]
     assert printed(print_rows, [], empty="no difference") == "no difference\n"
+
+
+def test_a_verification_shows_parity_and_what_was_counted_and_where_it_ran():
+    parity = {"max_abs": 0.2413, "cosine_min": 0.99954, "sqnr_db": 33.654, "n": 32}
+    counted = {"instructions": 539_426, "flash_bytes": 13_143, "ram_bytes": 2_176, "stack_bytes": 252}
+    emulated = {"graph": "imu", "status": "verified", "ran_on": "emulator qemu", **parity, **counted, "reason": None}
+    failed = {"graph": "head", "status": "failed", "ran_on": None, "reason": "hard fault [in] f"}
+    text = printed(print_verification, [emulated, failed])
+    assert "ran on: emulator qemu" in text and "head failed: hard fault [in] f" in text
+    row = next(line for line in text.splitlines() if "imu" in line).split()
+    assert " ".join(row[2:]) == "0.241 0.999540 33.7 32 539 k 13.1 kB 2.18 kB 252 B"
+    here = [{key: value for key, value in emulated.items() if key not in counted}]
+    assert "instructions" not in printed(print_verification, here)
 
 
 def test_costs_print_every_layer_the_sums_and_what_was_not_counted():

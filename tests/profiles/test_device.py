@@ -111,7 +111,7 @@ def test_the_schema_carries_every_class(tmp_path, device_class):
 def test_an_unknown_name_gives_the_nearest_ones():
     with pytest.raises(RequestError, match="no device 'x86-labtop': did you mean x86-laptop"):
         load_device("x86-labtop")
-    with pytest.raises(RequestError, match="no device 'qqqqq': there are host, .*x86-laptop"):
+    with pytest.raises(RequestError, match=r"no device 'qqqqq': there are host, .*x86-laptop"):
         load_device("qqqqq")
 
 
