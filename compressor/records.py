@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from profiles.device import Device, budget_values
@@ -190,7 +190,7 @@ def _task_metric(subject: Subject, found: Measurement, split: str) -> TaskMetric
     evaluation = found.evaluation(split)
     if evaluation is None:
         return None
-    reference = subject.floats.get(split)
+    reference = _float_on_same_items(subject, split, evaluation)
     return TaskMetric(
         name=evaluation.name,
         value=evaluation.value,
@@ -203,12 +203,23 @@ def _task_metric(subject: Subject, found: Measurement, split: str) -> TaskMetric
     )
 
 
+def _float_on_same_items(subject: Subject, split: str, compiled: Evaluation | None) -> Evaluation | None:
+    """The float student's evaluation, of those first items only that the compiled one was evaluated on."""
+    reference = subject.floats.get(split)
+    if reference is None or compiled is None or len(compiled.scores) == len(reference.scores):
+        return reference
+    n = len(compiled.scores)
+    weights = None if reference.weights is None else reference.weights[:n]
+    return replace(reference, scores=reference.scores[:n], weights=weights, extras={})
+
+
 def _metric_drop(subject: Subject, device: Device, found: Measurement) -> tuple[float | None, str | None]:
     """How much the metric fell on the validation part, and why that is too much (None if it is not).
 
     It is too much if the whole paired interval lies beyond the device's allowance.
     """
-    compiled, reference = found.evaluation("validation"), subject.floats.get("validation")
+    compiled = found.evaluation("validation")
+    reference = _float_on_same_items(subject, "validation", compiled)
     if compiled is None or reference is None:
         return None, None
     sign = 1.0 if compiled.higher_is_better else -1.0

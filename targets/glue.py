@@ -69,7 +69,7 @@ class Glue(Protocol):
         ...
 
     def evaluate(self, arrays: Arrays, limit: int | None = None) -> Evaluation:
-        """The metric on a split's arrays; at most `limit` items. May run whole batches."""
+        """The metric on a split's arrays, or on its first `limit` items. May run whole batches."""
         ...
 
     def queries(self, arrays: Arrays) -> Iterator[Any]:
