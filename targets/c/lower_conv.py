@@ -107,7 +107,7 @@ def depthwise_conv_2d(operator: Operator, emitter: Emitter) -> None:
     places = f"{emitter.ref(layer.source)}, {emitter.ref(layer.output)}"
     call = f"depthwise_conv_2d_plain(&window, &filters, {places});"
     if rescaling.fast and copies == 1 and outputs >= FAST_OUTPUTS:
-        call = f"depthwise_conv_2d(&window, &filters, {places}, {emitter.scratch(80 + 8 * height * width)});"
+        call = f"depthwise_conv_2d(&window, &filters, {places}, {emitter.scratch(88 + 8 * height * width)});"
     emitter.call(
         f"static const struct window window = {window.initializer};\n"
         f"static const struct filters filters = {{{weights}, {channels}, {outputs}, {copies}, {scalars}}};\n{call}"

@@ -60,7 +60,80 @@ KERNEL void depthwise_conv_2d_plain(const struct window *window, const struct fi
   }
 }
 
-/* The fast form, for one copy and four channels or more. `scratch`: 80 bytes and 8 per tap. */
+#if defined(KERNELS_DSP) || defined(KERNELS_MVE)
+/* What a run of positions needs: all their windows have `rows` x `taps` taps inside the input. */
+struct depthwise_run {
+  int32_t count, rows, taps;
+  int32_t stride, step, line; /* bytes from a position, a tap, a row of taps to the next */
+  int32_t skip;               /* taps outside the input, from the end of a row of taps to the next row's */
+  int32_t pixel;              /* bytes from an output to the next */
+};
+
+/* The positions of one axis whose windows lie inside the input: first and behind the last. */
+static inline void depthwise_inside(int32_t size, int32_t output, int32_t kernel, int32_t dilation, int32_t stride,
+                                    int32_t padding, int32_t *first, int32_t *end) {
+  const int32_t room = size - (kernel - 1) * dilation - 1 + padding;
+  *first = (padding + stride - 1) / stride;
+  *end = room < padding ? 0 : room / stride + 1;
+  if (*end > output) *end = output;
+}
+
+/* Four (DSP) or sixteen (Helium) channels of a run. `from` is the first tap of the first position that lies inside the
+ * input, `tap` that tap's number; `lanes` is what these channels need, in the form of each kind of core. */
+struct depthwise_lanes;
+KERNEL void depthwise_positions(const struct depthwise_run *run, struct depthwise_lanes *lanes, int32_t tap,
+                                const int8_t *from, int8_t *to);
+
+/* All positions of one image: runs along the rows inside, and along the columns at the left and right border. */
+KERNEL void depthwise_image(const struct window *window, struct depthwise_run *run, struct depthwise_lanes *lanes,
+                            const int8_t *input, int8_t *output) {
+  const int32_t pixel = window->pixel, kernel = window->kernel_width, width = window->output_width;
+  const int32_t dilation = window->dilation_width, to_pixel = window->output_pixel, to_row = width * to_pixel;
+  int32_t first[2], end[2], i[2], j[2], rows, columns;
+  depthwise_inside(window->height, window->output_height, window->kernel_height, window->dilation_height,
+                   window->stride_height, window->top, &first[0], &end[0]);
+  depthwise_inside(window->width, width, kernel, dilation, window->stride_width, window->left, &first[1], &end[1]);
+  for (int32_t y = 0; y < window->output_height; y += rows) {
+    const int32_t top = y * window->stride_height - window->top;
+    clip_taps(top, window->dilation_height, window->kernel_height, window->height, &i[0], &i[1]);
+    rows = y >= first[0] && y < end[0] ? end[0] - y : 1;
+    run->rows = i[1] - i[0];
+    for (int32_t x = 0; x < width; x += columns) {
+      const int32_t left = x * window->stride_width - window->left;
+      clip_taps(left, dilation, kernel, window->width, &j[0], &j[1]);
+      columns = x >= first[1] && x < end[1] ? end[1] - x : 1;
+      run->taps = j[1] - j[0];
+      run->skip = kernel - run->taps;
+      const int32_t line = window->width * pixel, next = window->stride_height * line;
+      const int8_t *from = input + (top + i[0] * window->dilation_height) * line + (left + j[0] * dilation) * pixel;
+      int8_t *to = output + y * to_row + x * to_pixel;
+      const int across = columns > 1; /* else down */
+      run->count = across ? columns : rows;
+      run->stride = across ? window->stride_width * pixel : next;
+      run->pixel = across ? to_pixel : to_row;
+      for (int32_t row = across ? rows : 1; row > 0; row--, from += next, to += to_row) {
+        depthwise_positions(run, lanes, i[0] * kernel + j[0], from, to);
+      }
+    }
+  }
+}
+
+
+/* All positions of all images. */
+KERNEL void depthwise_images(const struct window *window, struct depthwise_lanes *lanes, const int8_t *input,
+                             int8_t *output) {
+  struct depthwise_run run = {0, 0, 0, 0, 0, 0, 0, 0};
+  run.step = window->dilation_width * window->pixel;
+  run.line = window->dilation_height * window->width * window->pixel;
+  for (int32_t n = 0; n < window->batches; n++) {
+    depthwise_image(window, &run, lanes, input, output);
+    input += window->height * window->width * window->pixel;
+    output += window->output_height * window->output_width * window->output_pixel;
+  }
+}
+#endif
+
+/* The fast form, for one copy and four channels or more. `scratch`: 88 bytes and 8 per tap. */
 #if defined(KERNELS_DSP)
 /* One tap of four channels: x - zero_point of channels 0 and 2, then 1 and 3, as int16, times the weights' two words. */
 #define DEPTHWISE_TAP(address, weights)                                                                       \
@@ -81,9 +154,9 @@ KERNEL void depthwise_conv_2d_plain(const struct window *window, const struct fi
 /* As `requantize` for a sum that is twice too large, with the sum's sign for the product's: these differ only where the
  * product is 0, which rounds to 0 either way. */
 #define DEPTHWISE_REQUANTIZE_2(first, second, multipliers, addends, shifts, byte0, byte1)                     \
-  "ldrd %[x], %[t], [%[four], #" multipliers "]\n ldrd %[even], %[odd], [%[four], #" addends "]\n"            \
+  "ldrd %[x], %[t], [%[lanes], #" multipliers "]\n ldrd %[even], %[odd], [%[lanes], #" addends "]\n"            \
   "smmlar %[x], " first ", %[x], %[even]\n smmlar %[t], " second ", %[t], %[odd]\n"                          \
-  "ldrd %[even], %[odd], [%[four], #" shifts "]\n"                                                            \
+  "ldrd %[even], %[odd], [%[lanes], #" shifts "]\n"                                                            \
   "add %[x], %[x], " first ", asr #31\n asr %[x], %[x], %[even]\n ssat %[x], #8, %[x]\n"                     \
   "add %[t], %[t], " second ", asr #31\n asr %[t], %[t], %[odd]\n ssat %[t], #8, %[t]\n"                     \
   "strb %[x], [%[to], #" byte0 "]\n strb %[t], [%[to], #" byte1 "]\n"
@@ -91,78 +164,77 @@ KERNEL void depthwise_conv_2d_plain(const struct window *window, const struct fi
   DEPTHWISE_REQUANTIZE_2("%[a]", "%[b]", "16", "32", "48", "0", "1")                                          \
   DEPTHWISE_REQUANTIZE_2("%[c]", "%[d]", "24", "40", "56", "2", "3")
 
-/* What a run of positions needs: all their windows have `rows` x `taps` taps inside the input. */
-struct depthwise_run {
-  int32_t count, rows, taps;
-  int32_t stride, step, line; /* bytes from a position, a tap, a row of taps to the next */
-  int32_t skip;               /* words from the weights behind a row of taps to the next row's */
-  int32_t pixel;              /* bytes from an output to the next */
-  int32_t zero;               /* minus the input's zero point, twice */
+/* Read by assembly: the offsets of the members are in it. Biases and weights are twice as large, because the high half of
+ * 2 a m is then that of one product. */
+struct depthwise_lanes {
+  int32_t bias[4], multiplier[4];
+  int32_t addend[4]; /* before the shift: half of the last place, and the zero point */
+  int32_t shift[4];
+  int32_t line, next, pixel, count; /* 64: of the loop of `depthwise_3x3` */
+  int32_t zero;                     /* minus the input's zero point, in both halves */
+  int32_t padding;
+  int32_t weights[]; /* 88: for every tap two words, channels 0 and 2, and 1 and 3 */
 };
 
-enum { DEPTHWISE_LOOP = 16, DEPTHWISE_WEIGHTS = 20 };
-
-/* Four channels: two times the bias, multipliers, what is added before the shift (half of the last place, and the zero
- * point), shifts; room for the loop of `depthwise_3x3`; then for every tap two words, two times the weights of channels 0
- * and 2, and of 1 and 3. Twice, because the high half of 2 a m is then that of one product. */
 KERNEL void depthwise_prepare(const struct window *window, const struct filters *filters, int32_t channel,
-                              int32_t *four) {
+                              struct depthwise_lanes *lanes) {
   const int8_t *from = filters->weights + channel;
   const int32_t *rescaling = filters->channels + 3 * channel, offset = 1 + 2 * filters->zero_point;
+  int32_t *to = lanes->weights;
+  lanes->zero = (int32_t)(((uint32_t)-window->zero_point & 0xFFFF) * 0x10001u);
   for (int32_t i = 0; i < 4; i++, rescaling += 3) {
-    four[i] = 2 * rescaling[0];
-    four[4 + i] = rescaling[1];
-    four[8 + i] = (int32_t)((uint32_t)offset << (-1 - rescaling[2]));
-    four[12 + i] = -rescaling[2];
+    lanes->bias[i] = 2 * rescaling[0];
+    lanes->multiplier[i] = rescaling[1];
+    lanes->addend[i] = (int32_t)((uint32_t)offset << (-1 - rescaling[2]));
+    lanes->shift[i] = -rescaling[2];
   }
-  four += DEPTHWISE_WEIGHTS;
   for (int32_t taps = window->kernel_height * window->kernel_width; taps > 0; taps--, from += filters->outputs) {
     uint32_t word;
     memcpy(&word, from, 4);
     const int32_t even = __sxtb16(word), odd = __sxtb16(word >> 8);
-    *four++ = (int32_t)__sadd16(even, even);
-    *four++ = (int32_t)__sadd16(odd, odd);
+    *to++ = (int32_t)__sadd16(even, even);
+    *to++ = (int32_t)__sadd16(odd, odd);
   }
 }
 
 /* A run of whole 3x3 windows. */
-static inline void depthwise_3x3(const struct depthwise_run *run, int32_t *four, const int8_t *p, int8_t *to) {
-  const int32_t step = run->step, zero = run->zero;
+static inline void depthwise_3x3(const struct depthwise_run *run, struct depthwise_lanes *lanes, const int8_t *p,
+                                 int8_t *to) {
+  const int32_t step = run->step, zero = lanes->zero;
   int32_t a, b, c, d, x, t, even, odd;
-  four[DEPTHWISE_LOOP] = run->line;
-  four[DEPTHWISE_LOOP + 1] = run->stride - 2 * run->line;
-  four[DEPTHWISE_LOOP + 2] = run->pixel;
-  four[DEPTHWISE_LOOP + 3] = run->count;
+  lanes->line = run->line;
+  lanes->next = run->stride - 2 * run->line;
+  lanes->pixel = run->pixel;
+  lanes->count = run->count;
   __asm__ volatile(
-      "1:\n ldrd %[a], %[b], [%[four]]\n ldrd %[c], %[d], [%[four], #8]\n"
-      DEPTHWISE_3("[%[four], #80]", "[%[four], #88]", "[%[four], #96]")
-      "ldr %[t], [%[four], #64]\n add %[p], %[t]\n"
-      DEPTHWISE_3("[%[four], #104]", "[%[four], #112]", "[%[four], #120]")
-      "ldr %[t], [%[four], #64]\n add %[p], %[t]\n"
-      DEPTHWISE_3("[%[four], #128]", "[%[four], #136]", "[%[four], #144]")
+      "1:\n ldrd %[a], %[b], [%[lanes]]\n ldrd %[c], %[d], [%[lanes], #8]\n"
+      DEPTHWISE_3("[%[lanes], #88]", "[%[lanes], #96]", "[%[lanes], #104]")
+      "ldr %[t], [%[lanes], #64]\n add %[p], %[t]\n"
+      DEPTHWISE_3("[%[lanes], #112]", "[%[lanes], #120]", "[%[lanes], #128]")
+      "ldr %[t], [%[lanes], #64]\n add %[p], %[t]\n"
+      DEPTHWISE_3("[%[lanes], #136]", "[%[lanes], #144]", "[%[lanes], #152]")
       DEPTHWISE_REQUANTIZE
-      "ldrd %[x], %[t], [%[four], #68]\n add %[p], %[x]\n add %[to], %[t]\n"
-      "ldr %[x], [%[four], #76]\n subs %[x], #1\n str %[x], [%[four], #76]\n bne 1b\n"
+      "ldrd %[x], %[t], [%[lanes], #68]\n add %[p], %[x]\n add %[to], %[t]\n"
+      "ldr %[x], [%[lanes], #76]\n subs %[x], #1\n str %[x], [%[lanes], #76]\n bne 1b\n"
       : [a] "=&r"(a), [b] "=&r"(b), [c] "=&r"(c), [d] "=&r"(d), [p] "+r"(p), [to] "+r"(to), [x] "=&r"(x), [t] "=&r"(t),
         [even] "=&r"(even), [odd] "=&r"(odd)
-      : [four] "r"(four), [step] "r"(step), [zero] "r"(zero)
+      : [lanes] "r"(lanes), [step] "r"(step), [zero] "r"(zero)
       : "memory", "cc");
 }
 
-/* `from` is the first tap of the first position that lies inside the input, `weights` that tap's. */
-KERNEL void depthwise_positions(const struct depthwise_run *run, int32_t *four, const int32_t *weights,
+KERNEL void depthwise_positions(const struct depthwise_run *run, struct depthwise_lanes *lanes, int32_t tap,
                                 const int8_t *from, int8_t *to) {
-  const int32_t step = run->step, zero = run->zero, rows = run->rows, taps = run->taps;
-  if (rows == 3 && taps == 3 && run->skip == 0) {
-    depthwise_3x3(run, four, from, to);
+  const int32_t step = run->step, zero = lanes->zero, rows = run->rows, taps = run->taps, skip = 2 * run->skip;
+  if (rows == 3 && taps == 3 && skip == 0) {
+    depthwise_3x3(run, lanes, from, to);
     return;
   }
   for (int32_t count = run->count; count > 0; count--, from += run->stride, to += run->pixel) {
-    const int32_t *w = weights;
+    const int32_t *w = lanes->weights + 2 * tap;
     const int8_t *line = from;
-    int32_t a = four[0], b = four[1], c = four[2], d = four[3];
+    int32_t a = lanes->bias[0], b = lanes->bias[1], c = lanes->bias[2], d = lanes->bias[3];
     int32_t x, t, even, odd;
-    for (int32_t row = rows; row > 0; row--, line += run->line, w += run->skip) {
+    for (int32_t row = rows; row > 0; row--, line += run->line, w += skip) {
       const int8_t *p = line;
       int32_t left = taps;
       for (; left >= 3; left -= 3, p += 3 * step) {
@@ -177,74 +249,155 @@ KERNEL void depthwise_positions(const struct depthwise_run *run, int32_t *four, 
     }
     __asm__ volatile(DEPTHWISE_REQUANTIZE
                      : [x] "=&r"(x), [t] "=&r"(t), [even] "=&r"(even), [odd] "=&r"(odd)
-                     : [a] "r"(a), [b] "r"(b), [c] "r"(c), [d] "r"(d), [four] "r"(four), [to] "r"(to)
+                     : [a] "r"(a), [b] "r"(b), [c] "r"(c), [d] "r"(d), [lanes] "r"(lanes), [to] "r"(to)
                      : "memory");
-  }
-}
-
-/* The positions of one axis whose windows lie inside the input: first and behind the last. */
-static inline void depthwise_inside(int32_t size, int32_t output, int32_t kernel, int32_t dilation, int32_t stride,
-                                    int32_t padding, int32_t *first, int32_t *end) {
-  const int32_t room = size - (kernel - 1) * dilation - 1 + padding;
-  *first = (padding + stride - 1) / stride;
-  *end = room < padding ? 0 : room / stride + 1;
-  if (*end > output) *end = output;
-}
-
-/* All positions of one image: runs along the rows inside, and along the columns at the left and right border. */
-KERNEL void depthwise_image(const struct window *window, struct depthwise_run *run, int32_t *four, const int8_t *input,
-                            int8_t *output) {
-  const int32_t pixel = window->pixel, kernel = window->kernel_width, width = window->output_width;
-  const int32_t dilation = window->dilation_width, to_pixel = window->output_pixel, to_row = width * to_pixel;
-  int32_t first[2], end[2], i[2], j[2], rows, columns;
-  depthwise_inside(window->height, window->output_height, window->kernel_height, window->dilation_height,
-                   window->stride_height, window->top, &first[0], &end[0]);
-  depthwise_inside(window->width, width, kernel, dilation, window->stride_width, window->left, &first[1], &end[1]);
-  for (int32_t y = 0; y < window->output_height; y += rows) {
-    const int32_t top = y * window->stride_height - window->top;
-    clip_taps(top, window->dilation_height, window->kernel_height, window->height, &i[0], &i[1]);
-    rows = y >= first[0] && y < end[0] ? end[0] - y : 1;
-    run->rows = i[1] - i[0];
-    for (int32_t x = 0; x < width; x += columns) {
-      const int32_t left = x * window->stride_width - window->left;
-      clip_taps(left, dilation, kernel, window->width, &j[0], &j[1]);
-      columns = x >= first[1] && x < end[1] ? end[1] - x : 1;
-      run->taps = j[1] - j[0];
-      run->skip = 2 * (kernel - run->taps);
-      const int32_t *weights = four + DEPTHWISE_WEIGHTS + 2 * (i[0] * kernel + j[0]);
-      const int32_t line = window->width * pixel, next = window->stride_height * line;
-      const int8_t *from = input + (top + i[0] * window->dilation_height) * line + (left + j[0] * dilation) * pixel;
-      int8_t *to = output + y * to_row + x * to_pixel;
-      const int across = columns > 1; /* else down */
-      run->count = across ? columns : rows;
-      run->stride = across ? window->stride_width * pixel : next;
-      run->pixel = across ? to_pixel : to_row;
-      for (int32_t row = across ? rows : 1; row > 0; row--, from += next, to += to_row) {
-        depthwise_positions(run, four, weights, from, to);
-      }
-    }
   }
 }
 
 KERNEL void depthwise_conv_2d(const struct window *window, const struct filters *filters, const int8_t *input,
                               int8_t *output, int8_t *scratch) {
-  const int32_t outputs = filters->outputs, image = window->height * window->width * window->pixel;
-  const int32_t output_image = window->output_height * window->output_width * outputs;
-  int32_t *four = (int32_t *)(void *)scratch;
-  struct depthwise_run run = {0, 0, 0, 0, 0, 0, 0, 0, 0};
-  run.step = window->dilation_width * window->pixel;
-  run.line = window->dilation_height * window->width * window->pixel;
-  run.zero = (int32_t)(((uint32_t)-window->zero_point & 0xFFFF) * 0x10001u);
+  struct depthwise_lanes *lanes = (struct depthwise_lanes *)(void *)scratch;
+  const int32_t outputs = filters->outputs;
   for (int32_t channel = 0;;) {
-    depthwise_prepare(window, filters, channel, four);
-    for (int32_t n = 0; n < window->batches; n++) {
-      depthwise_image(window, &run, four, input + n * image + channel, output + n * output_image + channel);
-    }
+    depthwise_prepare(window, filters, channel, lanes);
+    depthwise_images(window, lanes, input + channel, output + channel);
     if (channel >= outputs - 4) break;
     channel = channel + 8 <= outputs ? channel + 4 : outputs - 4; /* the last may be computed with some before them */
   }
   if (filters->low > -128 || filters->high < 127) {
-    clamp_values(output, window->batches * output_image, filters->low, filters->high);
+    clamp_values(output, window->batches * window->output_height * window->output_width * outputs, filters->low,
+                 filters->high);
+  }
+}
+#elif defined(KERNELS_MVE)
+/* Vectors of sixteen channels are in the order in which VMULL and VMOVL take bytes apart: channels 0, 4, 8, 12, then
+ * 2, 6, 10, 14, then 1, 5, 9, 13, then 3, 7, 11, 15. */
+struct depthwise_lanes {
+  int32_t bias[4][4], multiplier[4][4], shift[4][4];
+  const int8_t *weights; /* of the first tap and channel */
+  int32_t outputs;
+  int32_t count; /* channels, 16 or less */
+  int32_t zero_in, zero_out, low, high;
+};
+
+KERNEL void depthwise_prepare(const struct window *window, const struct filters *filters, int32_t channel,
+                              struct depthwise_lanes *lanes) {
+  static const int8_t order[4] = {0, 2, 1, 3};
+  lanes->weights = filters->weights + channel;
+  lanes->outputs = filters->outputs;
+  lanes->count = filters->outputs < 16 ? filters->outputs : 16;
+  lanes->zero_in = window->zero_point;
+  lanes->zero_out = filters->zero_point;
+  lanes->low = filters->low;
+  lanes->high = filters->high;
+  for (int32_t i = 0; i < 16; i++) {
+    int32_t c = order[i >> 2] + 4 * (i & 3);
+    if (c >= lanes->count) c = 0;
+    const int32_t *rescaling = filters->channels + 3 * (channel + c);
+    (&lanes->bias[0][0])[i] = rescaling[0];
+    (&lanes->multiplier[0][0])[i] = rescaling[1];
+    (&lanes->shift[0][0])[i] = rescaling[2];
+  }
+}
+
+#define DEPTHWISE_ADD(even, odd)                   \
+  s0 = vaddq_s32(s0, vmovlbq_s16(even));           \
+  s1 = vaddq_s32(s1, vmovltq_s16(even));           \
+  s2 = vaddq_s32(s2, vmovlbq_s16(odd));            \
+  s3 = vaddq_s32(s3, vmovltq_s16(odd))
+
+/* Bias less zero point times the sum of the weights that lie on the input. */
+static inline void depthwise_start(const struct depthwise_run *run, const struct depthwise_lanes *lanes,
+                                   const int8_t *w, mve_pred16_t some, int32_t start[4][4]) {
+  int16x8_t even = vdupq_n_s16(0), odd = vdupq_n_s16(0);
+  for (int32_t row = 0; row < run->rows; row++, w += run->skip * lanes->outputs) {
+    for (int32_t tap = 0; tap < run->taps; tap++, w += lanes->outputs) {
+      const int8x16_t weights = vldrbq_z_s8(w, some);
+      even = vaddq_s16(even, vmovlbq_s8(weights));
+      odd = vaddq_s16(odd, vmovltq_s8(weights));
+    }
+  }
+  const int32_t zero = -lanes->zero_in;
+  vst1q_s32(start[0], vmlaq_n_s32(vld1q_s32(lanes->bias[0]), vmovlbq_s16(even), zero));
+  vst1q_s32(start[1], vmlaq_n_s32(vld1q_s32(lanes->bias[1]), vmovltq_s16(even), zero));
+  vst1q_s32(start[2], vmlaq_n_s32(vld1q_s32(lanes->bias[2]), vmovlbq_s16(odd), zero));
+  vst1q_s32(start[3], vmlaq_n_s32(vld1q_s32(lanes->bias[3]), vmovltq_s16(odd), zero));
+}
+
+static inline int32x4_t depthwise_rescale(int32x4_t sums, const int32_t *multiplier, const int32_t *shift) {
+  const int32x4_t values = vqrdmulhq_s32(sums, vld1q_s32(multiplier));
+  return vrshlq_s32(vaddq_s32(values, vshrq_n_s32(values, 31)), vld1q_s32(shift));
+}
+
+static inline int8x16_t depthwise_load(const int8_t *from, mve_pred16_t some, int whole) {
+  return whole ? vldrbq_s8(from) : vldrbq_z_s8(from, some);
+}
+
+/* Products of int8 values and weights -127..127: two of them fit 16 bits. */
+static inline void depthwise_loop(const struct depthwise_run *run, const struct depthwise_lanes *lanes,
+                                  const int8_t *weights, const int8_t *from, int8_t *to, int32_t start[4][4],
+                                  mve_pred16_t some, int whole) {
+  const int32_t outputs = lanes->outputs, step = run->step;
+  const int16_t zero = (int16_t)lanes->zero_out;
+  for (int32_t count = run->count; count > 0; count--, from += run->stride, to += run->pixel) {
+    const int8_t *line = from, *w = weights;
+    int32x4_t s0 = vld1q_s32(start[0]), s1 = vld1q_s32(start[1]), s2 = vld1q_s32(start[2]), s3 = vld1q_s32(start[3]);
+    for (int32_t row = run->rows; row > 0; row--, line += run->line, w += run->skip * outputs) {
+      const int8_t *p = line;
+      int32_t left = run->taps;
+      for (; left >= 2; left -= 2, p += 2 * step, w += 2 * outputs) {
+        int8x16_t x = depthwise_load(p, some, whole), v = depthwise_load(w, some, whole);
+        int16x8_t even = vmullbq_int_s8(x, v), odd = vmulltq_int_s8(x, v);
+        x = depthwise_load(p + step, some, whole), v = depthwise_load(w + outputs, some, whole);
+        even = vaddq_s16(even, vmullbq_int_s8(x, v));
+        odd = vaddq_s16(odd, vmulltq_int_s8(x, v));
+        DEPTHWISE_ADD(even, odd);
+      }
+      if (left > 0) {
+        const int8x16_t x = depthwise_load(p, some, whole), v = depthwise_load(w, some, whole);
+        const int16x8_t even = vmullbq_int_s8(x, v), odd = vmulltq_int_s8(x, v);
+        DEPTHWISE_ADD(even, odd);
+        w += outputs;
+      }
+    }
+    int16x8_t even = vqmovnbq_s32(vdupq_n_s16(0), depthwise_rescale(s0, lanes->multiplier[0], lanes->shift[0]));
+    even = vqmovntq_s32(even, depthwise_rescale(s1, lanes->multiplier[1], lanes->shift[1]));
+    int16x8_t odd = vqmovnbq_s32(vdupq_n_s16(0), depthwise_rescale(s2, lanes->multiplier[2], lanes->shift[2]));
+    odd = vqmovntq_s32(odd, depthwise_rescale(s3, lanes->multiplier[3], lanes->shift[3]));
+    int8x16_t y = vqmovnbq_s16(vdupq_n_s8(0), vqaddq_n_s16(even, zero));
+    y = vqmovntq_s16(y, vqaddq_n_s16(odd, zero));
+    y = vminq_s8(vmaxq_s8(y, vdupq_n_s8((int8_t)lanes->low)), vdupq_n_s8((int8_t)lanes->high));
+    if (whole) {
+      vstrbq_s8(to, y);
+    } else {
+      vstrbq_p_s8(to, y, some);
+    }
+  }
+}
+
+KERNEL void depthwise_positions(const struct depthwise_run *run, struct depthwise_lanes *lanes, int32_t tap,
+                                const int8_t *from, int8_t *to) {
+  const mve_pred16_t some = vctp8q((uint32_t)lanes->count);
+  const int8_t *weights = lanes->weights + tap * lanes->outputs;
+  int32_t start[4][4];
+  depthwise_start(run, lanes, weights, some, start);
+  if (lanes->count == 16) {
+    depthwise_loop(run, lanes, weights, from, to, start, some, 1);
+  } else {
+    depthwise_loop(run, lanes, weights, from, to, start, some, 0);
+  }
+}
+
+KERNEL void depthwise_conv_2d(const struct window *window, const struct filters *filters, const int8_t *input,
+                              int8_t *output, int8_t *scratch) {
+  struct depthwise_lanes lanes;
+  const int32_t outputs = filters->outputs;
+  (void)scratch;
+  for (int32_t channel = 0;;) {
+    depthwise_prepare(window, filters, channel, &lanes);
+    depthwise_images(window, &lanes, input + channel, output + channel);
+    if (channel >= outputs - 16) break;
+    channel = channel + 32 <= outputs ? channel + 16 : outputs - 16; /* the last may be computed with some before them */
   }
 }
 #else
