@@ -20,3 +20,10 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """As `quiet`, for tools that report their progress on the error stream, too."""
+    with quiet(), contextlib.redirect_stderr(io.StringIO()):
+        yield

@@ -7,8 +7,7 @@ times slower on a CPU.
 
 from __future__ import annotations
 
-import contextlib
-import io
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from profiles.errors import require
-from targets.quiet import quiet
+from targets.quiet import silent
 from targets.tflite.flatbuffer import SIGNATURE
-from targets.tflite.schema import EXTRA, FLOATS, Model, Operator, inline_buffers
+from targets.tflite.schema import EXTRA, FLOATS, Model, Operator, inline_buffers, read_model
 
 # What moves or shapes data, or converts it: no arithmetic that could have stayed float.
 # fmt: off
@@ -43,8 +42,27 @@ def full_int8(float_tflite: Path, feeds: Mapping[str, np.ndarray], out: Path) ->
 
 
 def static_int8(raw: bytes, feeds: Mapping[str, np.ndarray]) -> bytes:
-    """`full_int8` on bytes."""
-    return _quantized(raw, require("ai_edge_quantizer.recipe", EXTRA).static_wi8_ai8(), feeds)
+    """`full_int8` on bytes. A division stays float where its divisor may round to zero, which int8 kernels refuse."""
+    recipe = list(require("ai_edge_quantizer.recipe", EXTRA).static_wi8_ai8())
+    ranges = _ranges(raw, recipe, feeds)
+    kept = [
+        {"regex": f"^{re.escape(name)};?$", "operation": "DIV", "algorithm_key": "no_quantize"}
+        for name in _risky_divisions(read_model(raw), ranges)
+    ]
+    return _quantized(raw, recipe + kept, ranges)
+
+
+def _risky_divisions(model: Model, ranges: Mapping[str, Any]) -> list[str]:
+    """Outputs of divisions whose divisor comes within a step of its int8 scale to zero."""
+    found = []
+    for operator in model.operators:
+        if operator.kind == "DIV" and operator.inputs[1] is not None and not operator.inputs[1].is_constant:
+            seen = ranges.get(operator.inputs[1].name)
+            low, high = (float(np.ravel(seen[end])[0]) for end in ("min", "max")) if seen else (0.0, 0.0)
+            step = (max(high, 0.0) - min(low, 0.0)) / 255
+            if low <= step and high >= -step:
+                found.append(operator.outputs[0].name)
+    return found
 
 
 def dynamic_int8(raw: bytes) -> bytes:
@@ -65,13 +83,11 @@ def half_weights(raw: bytes) -> bytes:
     return _quantized(raw, manager.get_quantization_recipe())
 
 
-def _quantized(raw: bytes, recipe: Any, feeds: Mapping[str, np.ndarray] | None = None) -> bytes:
-    """Apply an ai-edge-quantizer recipe; `feeds` are for recipes that need ranges."""
+def _quantized(raw: bytes, recipe: Any, ranges: Any = None) -> bytes:
+    """Apply an ai-edge-quantizer recipe; `ranges` for one that quantises activations."""
     quantizer = require("ai_edge_quantizer.quantizer", EXTRA)
-    with quiet(), contextlib.redirect_stderr(io.StringIO()):
-        worker = quantizer.Quantizer(raw, recipe)
-        ranges = _ranges(raw, recipe, feeds) if feeds is not None else None
-        result = worker.quantize(ranges, enable_progress_report=False)
+    with silent():
+        result = quantizer.Quantizer(raw, recipe).quantize(ranges, enable_progress_report=False)
         return inline_buffers(bytes(result.quantized_model))
 
 
@@ -81,8 +97,9 @@ def _ranges(raw: bytes, recipe: Any, feeds: Mapping[str, np.ndarray]) -> Any:
     manager = require("ai_edge_quantizer.recipe_manager", EXTRA).RecipeManager()
     update = require("ai_edge_quantizer.utils.qsv_utils", EXTRA).min_max_update
     manager.load_quantization_recipe(recipe)
-    worker = calibrator.Calibrator(raw, num_threads=1, qsv_update_func=update)
-    worker.calibrate({SIGNATURE: _rows(feeds)}, manager)
+    with silent():
+        worker = calibrator.Calibrator(raw, num_threads=1, qsv_update_func=update)
+        worker.calibrate({SIGNATURE: _rows(feeds)}, manager)
     return worker.get_model_qsvs()
 
 

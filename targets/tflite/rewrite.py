@@ -41,7 +41,10 @@ class Evaluator:
         from targets.tflite.rules_integer import FORMS
         from targets.tflite.rules_layout import POINTWISE, RULES
 
-        self.rules: dict[str, Rule] = {**RULES, **{name: rule for form in forms for name, rule in FORMS[form].items()}}
+        self.rules: dict[str, list[Rule]] = {name: [rule] for name, rule in RULES.items()}
+        for form in sorted(forms):
+            for name, rule in FORMS[form].items():
+                self.rules.setdefault(name, []).append(rule)
         self.pointwise = POINTWISE
 
     def __call__(self, operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -51,8 +54,8 @@ class Evaluator:
             inner = [value.value if isinstance(value, held) else value for value in args]
             like = next(value for value in args if isinstance(value, held))
             return like.with_value(plain(self(operator, inner, kwargs)))
-        if name in self.rules:
-            answer = self.rules[name](*args, **kwargs)
+        for rule in self.rules.get(name, ()):
+            answer = rule(*args, **kwargs)
             if answer is not DECLINED:
                 return answer
         return operator(*plain(list(args)), **{key: plain(value) for key, value in kwargs.items()})

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from targets.tflite.rewrite import DECLINED, Rule, plain
-from targets.tflite.rules_layout import _axes, at_least
+from targets.tflite.rules_layout import Norm, axes_of
+
+SIX = (0, 6)
 
 
 def negative(x: Any) -> Any:
@@ -44,11 +46,13 @@ def at_most(value: Any, ceiling: float) -> Any:
 
 
 def clamp(x: Any, low: Any = None, high: Any = None) -> Any:
+    """A range by a maximum from below and a ReLU from above; 0 to 6 is an operator of its own."""
     import torch
 
-    norm = at_least(x, low, high)
-    if norm is not DECLINED:
-        return norm
+    if isinstance(x, Norm) or not all(isinstance(bound, (int, float)) for bound in (low, high) if bound is not None):
+        return DECLINED
+    if (low, high) == SIX:
+        return DECLINED
     value = plain(x)
     if low is not None:
         value = value.relu() if low == 0 else torch.maximum(value, torch.full((1,), float(low)))
@@ -59,8 +63,8 @@ def hardtanh(x: Any, low: float = -1.0, high: float = 1.0) -> Any:
     return clamp(x, low, high)
 
 
-def relu6(x: Any) -> Any:
-    return clamp(x, 0.0, 6.0)
+def up_to_six(x: Any, low: Any = 0.0, high: Any = 6.0) -> Any:
+    return at_most(plain(x).relu(), 6.0) if (low, high) == SIX else DECLINED
 
 
 def minimum(x: Any, y: Any) -> Any:
@@ -74,7 +78,7 @@ def amax(x: Any, axes: Any = (), keepdim: bool = False) -> Any:
     from torch.nn import functional
 
     value = plain(x)
-    if value.ndim != 4 or _axes(axes, 4) != [2, 3]:
+    if value.ndim != 4 or axes_of(axes, 4) != [2, 3]:
         return DECLINED
     pooled = functional.max_pool2d(value, tuple(value.shape[2:]))
     return pooled if keepdim else pooled.flatten(1)
@@ -83,8 +87,12 @@ def amax(x: Any, axes: Any = (), keepdim: bool = False) -> Any:
 BOUNDS: dict[str, Rule] = {
     "aten.clamp.default": clamp,
     "aten.hardtanh.default": hardtanh,
-    "aten.relu6.default": relu6,
     "aten.minimum.default": minimum,
+}
+UP_TO_SIX: dict[str, Rule] = {
+    "aten.clamp.default": up_to_six,
+    "aten.hardtanh.default": up_to_six,
+    "aten.relu6.default": up_to_six,
 }
 FORMS: dict[str, dict[str, Rule]] = {
     "ABS": {"aten.abs.default": absolute},
@@ -93,8 +101,8 @@ FORMS: dict[str, dict[str, Rule]] = {
     "PRELU": {"aten.prelu.default": prelu},
     "GREATER_EQUAL": {"aten.prelu.default": prelu},
     "MINIMUM": BOUNDS,
-    "RELU6": BOUNDS,
     "RELU_N1_TO_1": BOUNDS,
     "RELU_0_TO_1": BOUNDS,
+    "RELU6": UP_TO_SIX,
     "REDUCE_MAX": {"aten.amax.default": amax},
 }

@@ -78,6 +78,16 @@ class Norm:
         return norm.clamp_min(self.floor) if self.floor else norm
 
 
+@dataclass(frozen=True, eq=False)
+class Root:
+    """sqrt(value)."""
+
+    value: Any
+
+    def force(self) -> Any:
+        return self.value.sqrt()
+
+
 # -- one dimension ---------------------------------------------------------------------------------------------------
 
 
@@ -283,19 +293,19 @@ def avg_pool3d(x: Any, kernel: Any, stride: Any = (), padding: Any = 0, *more: A
 
 
 def _rank(value: Any) -> int:
-    if isinstance(value, Deferred):
-        return 5 if isinstance(value, Frames) else value.value.ndim if isinstance(value, Norm) else 3
-    return int(getattr(value, "ndim", 0))
+    if isinstance(value, (Line, Turned)):
+        return 3
+    return 5 if isinstance(value, Frames) else int(getattr(getattr(value, "value", value), "ndim", 0))
 
 
-def _axes(axes: Any, rank: int) -> list[int]:
+def axes_of(axes: Any, rank: int) -> list[int]:
     return sorted(axis % rank for axis in ([axes] if isinstance(axes, int) else axes or range(rank)))
 
 
 def mean(x: Any, axes: Any, keepdim: bool = False, dtype: Any = None) -> Any:
     """The axes are kept and the rest is flattened behind it: else the layout is turned before."""
     rank = _rank(x)
-    over = _axes(axes, rank)
+    over = axes_of(axes, rank)
     if dtype is not None or _rank(x) not in (3, 4, 5):
         return DECLINED
     if isinstance(x, Line) and over == [2]:
@@ -316,7 +326,7 @@ def vector_norm(x: Any, order: Any = 2, axes: Any = None, keepdim: bool = False,
     if order != 2 or axes is None or not keepdim or dtype is not None:
         return DECLINED
     value = plain(x)
-    return Norm(value, tuple(_axes(axes, value.ndim)))
+    return Norm(value, tuple(axes_of(axes, value.ndim)))
 
 
 def at_least(x: Any, floor: Any = None, ceiling: Any = None) -> Any:
@@ -330,12 +340,22 @@ def expand(x: Any, *size: Any) -> Any:
 
 
 def divide(x: Any, y: Any) -> Any:
-    """x / max(|v|, floor) = x * rsqrt(|v|^2 + floor^2) up to rounding wherever |v| is not within a few of `floor`."""
+    """x / max(|v|, floor) = x * rsqrt(|v|^2 + floor^2), but where |v| is about `floor`; x / sqrt(v) = x * rsqrt(v)."""
+    if isinstance(y, Root):
+        return plain(x) * y.value.rsqrt()
     if not isinstance(y, Norm):
         return DECLINED
     squared = y.squared()
     floor = y.floor * y.floor
     return plain(x) * (squared + floor if floor else squared).rsqrt()
+
+
+def root(x: Any) -> Any:
+    return Root(plain(x))
+
+
+def reciprocal(x: Any) -> Any:
+    return x.value.rsqrt() if isinstance(x, Root) else DECLINED
 
 
 def layer_norm(x: Any, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Any:
@@ -376,5 +396,7 @@ RULES: dict[str, Rule] = {
     "aten.expand_as.default": expand,
     "aten.expand.default": expand,
     "aten.div.Tensor": divide,
+    "aten.sqrt.default": root,
+    "aten.reciprocal.default": reciprocal,
     "aten.layer_norm.default": layer_norm,
 }

@@ -18,16 +18,28 @@ def reason(source: GraphSource) -> str | None:
     """Why a graph cannot become a `.tflite` file; None if nothing is known against it."""
     for spec in source.graph.inputs:
         moving = [axis for axis in spec.shape[1:] if isinstance(axis, str)]
-        if moving:
+        if moving and not (source.golden or source.calibration):
             return (
-                f"TFLite files have fixed shapes, but axis {moving[0]!r} of input {spec.name} is dynamic:"
-                " export the graph with a fixed size"
+                f"TFLite files have fixed shapes, but axis {moving[0]!r} of input {spec.name} is dynamic"
+                " and there is no sample input to take its size from"
             )
     if source.program is None:
         from targets.tflite.from_onnx import unconvertible
 
-        return unconvertible(source.onnx)
+        return unconvertible(source.onnx, call_shapes(source))
     return _program_reason(source.program)
+
+
+def call_shapes(source: GraphSource) -> dict[str, tuple[int, ...]]:
+    """Input name -> shape of one call of the file: one row where the batch is dynamic; sizes of other dynamic axes are
+    those of the sample inputs."""
+    samples = source.golden or source.calibration or {}
+    shapes = {}
+    for spec in source.graph.inputs:
+        sample = samples[spec.name].shape if spec.name in samples else (1,) * len(spec.shape)
+        sizes = [axis if isinstance(axis, int) else size for axis, size in zip(spec.shape, sample, strict=True)]
+        shapes[spec.name] = (sizes[0] if isinstance(spec.shape[0], int) else 1, *sizes[1:])
+    return shapes
 
 
 def recurrent_reason(kind: str, steps: int) -> str | None:
