@@ -169,6 +169,8 @@ def _gated(record: Record, subject: Subject, device: Device, found: Measurement 
         return record
     drop, too_much = _metric_drop(subject, device, found) if found else (None, None)
     budget = device.evaluate_budget({**budget_values(record), "metric_drop": drop})
+    if found is None:
+        budget = {name: _of_a_compiler(name, state) for name, state in budget.items()}
     if "metric_drop" in budget and drop is not None:
         # The gate is the interval, as in `_metric_drop`: noise alone neither passes nor fails a file.
         budget["metric_drop"] = BudgetState(
@@ -183,6 +185,14 @@ def _gated(record: Record, subject: Subject, device: Device, found: Measurement 
     if problem and record.status in ("verified", "built"):
         record = record.model_copy(update={"status": "rejected", "reason": problem})
     return record.model_copy(update={"budget": budget or None})
+
+
+def _of_a_compiler(name: str, state: BudgetState) -> BudgetState:
+    """What is known of a limit without a run: that it is missed, but never that it is kept. A compiler knows its own
+    arena and constants, not the program around them; sizes of files and MACs are what they are."""
+    if state.state == "passed" and name not in ("artifact_bytes", "macs"):
+        return BudgetState(limit=state.limit, value=None, state="unknown")
+    return state
 
 
 def _task_metric(subject: Subject, found: Measurement, split: str) -> TaskMetric | None:

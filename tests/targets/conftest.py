@@ -71,7 +71,7 @@ def words_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="session")
 def small_net() -> Callable[[str], torch.nn.Module]:
     """small_net("image" | "imu" | "gru" | "keyword"): that network, trained once."""
-    return functools.cache(lambda name: small_nets.TASKS[name].train())
+    return small_nets.trained
 
 
 @pytest.fixture(scope="session")

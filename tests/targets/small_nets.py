@@ -10,6 +10,7 @@ They use only operators that TFLite-Micro has: ReLU, and means that keep their a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -276,6 +277,12 @@ TASKS: Mapping[str, SmallTask] = {
     "gru": SmallTask(train_gru, rollouts, ("following", "logits")),
     "keyword": SmallTask(train_keyword, _single("features", keywords)),
 }
+
+
+@functools.cache
+def trained(name: str) -> nn.Module:
+    """The network of that name, trained once per process."""
+    return TASKS[name].train()
 
 
 def write_bundle(path: Path, name: str, net: nn.Module) -> Bundle:
