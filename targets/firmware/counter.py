@@ -17,7 +17,7 @@ from targets.firmware.emulator import ROW_TIMEOUT_S, Emulator, FirmwareError
 
 PLUGIN_FLAGS = ("-O2", "-shared", "-fPIC", "-fvisibility=hidden")
 # What QEMU says where it was built without plugins, or for another version of their interface.
-REFUSALS = ("plugin interface not enabled", "-plugin: invalid option", "incompatible plugin", "requires plugin version")
+REFUSALS = ("plugin interface not enabled", "Could not load plugin")
 
 
 @dataclass(frozen=True)

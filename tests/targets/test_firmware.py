@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from profiles.errors import MissingError, RequestError
-from targets.firmware import BOARDS, Emulator, Firmware, FirmwareError, build, count_instructions, profile
+from targets.firmware import BOARDS, Emulator, Firmware, FirmwareError, build, count_instructions, counter, profile
 from targets.firmware.boards import program
 from tests.targets import hand_written
 from tests.targets.hand_written import PLUS_ONE, PRODUCT, write_model
@@ -195,6 +195,21 @@ def test_an_emulator_without_plugins_still_runs_and_says_why_nothing_was_counted
     found = profile(firmware, [bytes(32)])
     assert found.outputs == [bytes([1] * 32)] and found.instructions is None
     assert found.note is not None and "plugin interface not enabled in this build" in found.note
+
+
+def test_an_emulator_of_another_plugin_interface_is_told_from_a_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = (counter.SOURCES / "icount.c").read_text()
+    (tmp_path / "icount.c").write_text(source.replace("qemu_plugin_version = 1", "qemu_plugin_version = 1000"))
+    monkeypatch.setattr(counter, "SOURCES", tmp_path)
+    monkeypatch.setenv("EDGE_COMPRESSOR_CACHE", str(tmp_path / "cache"))
+    found = profile(make(tmp_path), [bytes(32)])
+    assert found.instructions is None
+    assert found.note is not None and "plugin requires API version 1000" in found.note
+    assert [path.suffix for path in (tmp_path / "cache" / "qemu-plugins").iterdir()] == [".so"], (
+        "built once, nothing else"
+    )
 
 
 @pytest.mark.parametrize(
