@@ -22,6 +22,8 @@ READ_BEHIND = 15  # bytes: kernels read weights by words and by vectors
 FAST_OUTPUTS = 4  # the fast kernels compute at least so many rows of a matrix at once
 WIDE_SCRATCH_BYTES = 2560  # at most this for several columns of int16; longer columns are computed alone, from int8
 ACCUMULATOR_LIMIT = 1 << 31
+DEPTHWISE_SHIFTS = 22  # (2 * 128 + 1) << 21 and a product below 2^30 make less than 2^31
+DEPTHWISE_TAPS = 255  # so many weights add up in 16 bits
 FAST_LIMIT = 1 << 30  # what requantisation adds to an accumulator stays far below the other half
 
 
@@ -42,6 +44,11 @@ class Rescaling:
             and np.all(shifts <= -1)
             and np.all(shifts >= -31)
         )
+
+    @property
+    def fast_depthwise(self) -> bool:
+        """The same for depthwise kernels, which add half of the last place and the zero point before they shift."""
+        return self.fast and bool(np.all(self.rows[:, 2] >= -DEPTHWISE_SHIFTS))
 
 
 @dataclass(frozen=True)
@@ -106,8 +113,10 @@ def depthwise_conv_2d(operator: Operator, emitter: Emitter) -> None:
     copies = outputs // depth
     places = f"{emitter.ref(layer.source)}, {emitter.ref(layer.output)}"
     call = f"depthwise_conv_2d_plain(&window, &filters, {places});"
-    if rescaling.fast and copies == 1 and outputs >= FAST_OUTPUTS:
-        call = f"depthwise_conv_2d(&window, &filters, {places}, {emitter.scratch(88 + 8 * height * width)});"
+    taps = height * width
+    products_fit = taps <= DEPTHWISE_TAPS and filters.min(initial=0) >= -127  # two products in 16 bits
+    if rescaling.fast_depthwise and products_fit and copies == 1 and outputs >= FAST_OUTPUTS:
+        call = f"depthwise_conv_2d(&window, &filters, {places}, {emitter.scratch(max(88 + 8 * taps, 16 * taps))});"
     emitter.call(
         f"static const struct window window = {window.initializer};\n"
         f"static const struct filters filters = {{{weights}, {channels}, {outputs}, {copies}, {scalars}}};\n{call}"
@@ -231,14 +240,28 @@ def _rescaling(layer: Layer, filters: np.ndarray, folded: bool = True) -> Rescal
     wide = filters.astype(np.int64)
     bias = np.zeros(len(filters), np.int64) if layer.bias is None else layer.bias.astype(np.int64)
     folded_bias = bias - layer.zero_point * wide.sum(1)
-    # x and x - z are at most 255 away from 0, and so are the sums of both forms
-    bound = int(np.max(np.maximum(np.abs(bias), np.abs(folded_bias)) + 255 * np.abs(wide).sum(1), initial=0))
+    # x and x - z are at most 255 away from 0: no part of the sum, in either form, is larger
+    bounds = np.maximum(np.abs(bias), np.abs(folded_bias)) + 255 * np.abs(wide).sum(1)
+    bound = int(bounds.max(initial=0))
     if bound >= ACCUMULATOR_LIMIT:
         raise UnsupportedOperator(
             f"{layer.operator.place}: an accumulator can reach {bound}, beyond int32; its bias or weights are damaged"
         )
+    pairs = [_equivalent(*pair, int(limit)) for pair, limit in zip(pairs, bounds, strict=True)]
     rows = np.column_stack([folded_bias if folded else bias, np.asarray(pairs, np.int64)])
     return Rescaling(rows.astype(np.int32), bound)
+
+
+def _equivalent(multiplier: int, shift: int, bound: int) -> tuple[int, int]:
+    """The same multiplier, or for one that makes 0 of every sum up to `bound` one that the fast kernels can take.
+
+    Half of a sum below 2^21 is at most 2^20, less than half of 2^22; half of one below 2^30 less than half of 2^31.
+    """
+    if (multiplier == 0 or shift < -DEPTHWISE_SHIFTS) and bound < 1 << 21:
+        return 1 << 30, -DEPTHWISE_SHIFTS
+    if multiplier == 0 and bound < FAST_LIMIT:
+        return 1 << 30, -31
+    return multiplier, shift
 
 
 def _window(layer: Layer, height: int, width: int, depth: int) -> Window:

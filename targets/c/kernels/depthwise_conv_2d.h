@@ -133,7 +133,8 @@ KERNEL void depthwise_images(const struct window *window, struct depthwise_lanes
 }
 #endif
 
-/* The fast form, for one copy and four channels or more. `scratch`: 88 bytes and 8 per tap. */
+/* The fast form, for one copy and four channels or more. `scratch`: 88 bytes and 8 per
+ * tap, and at least 16 per tap. */
 #if defined(KERNELS_DSP)
 /* One tap of four channels: x - zero_point of channels 0 and 2, then 1 and 3, as int16, times the weights' two words. */
 #define DEPTHWISE_TAP(address, weights)                                                                       \
@@ -273,118 +274,159 @@ KERNEL void depthwise_conv_2d(const struct window *window, const struct filters 
 /* Vectors of sixteen channels are in the order in which VMULL and VMOVL take bytes apart: channels 0, 4, 8, 12, then
  * 2, 6, 10, 14, then 1, 5, 9, 13, then 3, 7, 11, 15. */
 struct depthwise_lanes {
-  int32_t bias[4][4], multiplier[4][4], shift[4][4];
-  const int8_t *weights; /* of the first tap and channel */
-  int32_t outputs;
-  int32_t count; /* channels, 16 or less */
-  int32_t zero_in, zero_out, low, high;
+  int32_t bias[4][4], multiplier[4][4], shift[4][4], start[4][4];
+  int8_t low[16], high[16];
+  int32_t zero_in, zero_out;
+  int32_t count;   /* channels, 16 or less */
+  int8_t *weights; /* for every tap 16, zeros behind the channels */
 };
 
 KERNEL void depthwise_prepare(const struct window *window, const struct filters *filters, int32_t channel,
                               struct depthwise_lanes *lanes) {
-  static const int8_t order[4] = {0, 2, 1, 3};
-  lanes->weights = filters->weights + channel;
-  lanes->outputs = filters->outputs;
+  const int8_t *from = filters->weights + channel;
+  int8_t *to = lanes->weights;
   lanes->count = filters->outputs < 16 ? filters->outputs : 16;
   lanes->zero_in = window->zero_point;
   lanes->zero_out = filters->zero_point;
-  lanes->low = filters->low;
-  lanes->high = filters->high;
   for (int32_t i = 0; i < 16; i++) {
-    int32_t c = order[i >> 2] + 4 * (i & 3);
-    if (c >= lanes->count) c = 0;
-    const int32_t *rescaling = filters->channels + 3 * (channel + c);
-    (&lanes->bias[0][0])[i] = rescaling[0];
-    (&lanes->multiplier[0][0])[i] = rescaling[1];
-    (&lanes->shift[0][0])[i] = rescaling[2];
+    const int32_t c = (i & 3) * 4 + (i >> 3) + 2 * (i >> 2 & 1);
+    const int32_t *rescaling = filters->channels + 3 * (channel + (c < lanes->count ? c : 0));
+    lanes->bias[i >> 2][i & 3] = rescaling[0];
+    lanes->multiplier[i >> 2][i & 3] = rescaling[1];
+    lanes->shift[i >> 2][i & 3] = rescaling[2];
+  }
+  vst1q_s8(lanes->low, vdupq_n_s8((int8_t)filters->low));
+  vst1q_s8(lanes->high, vdupq_n_s8((int8_t)filters->high));
+  const mve_pred16_t some = vctp8q((uint32_t)lanes->count);
+  for (int32_t taps = window->kernel_height * window->kernel_width; taps > 0; taps--) {
+    vst1q_s8(to, vldrbq_z_s8(from, some));
+    from += filters->outputs;
+    to += 16;
   }
 }
 
-#define DEPTHWISE_ADD(even, odd)                   \
-  s0 = vaddq_s32(s0, vmovlbq_s16(even));           \
-  s1 = vaddq_s32(s1, vmovltq_s16(even));           \
-  s2 = vaddq_s32(s2, vmovlbq_s16(odd));            \
-  s3 = vaddq_s32(s3, vmovltq_s16(odd))
-
 /* Bias less zero point times the sum of the weights that lie on the input. */
-static inline void depthwise_start(const struct depthwise_run *run, const struct depthwise_lanes *lanes,
-                                   const int8_t *w, mve_pred16_t some, int32_t start[4][4]) {
+static inline void depthwise_start(const struct depthwise_run *run, struct depthwise_lanes *lanes, const int8_t *w) {
   int16x8_t even = vdupq_n_s16(0), odd = vdupq_n_s16(0);
-  for (int32_t row = 0; row < run->rows; row++, w += run->skip * lanes->outputs) {
-    for (int32_t tap = 0; tap < run->taps; tap++, w += lanes->outputs) {
-      const int8x16_t weights = vldrbq_z_s8(w, some);
+  const int32_t zero = -lanes->zero_in;
+  for (int32_t row = 0; row < run->rows; row++, w += run->skip * 16) {
+    for (int32_t tap = 0; tap < run->taps; tap++, w += 16) {
+      const int8x16_t weights = vldrbq_s8(w);
       even = vaddq_s16(even, vmovlbq_s8(weights));
       odd = vaddq_s16(odd, vmovltq_s8(weights));
     }
   }
-  const int32_t zero = -lanes->zero_in;
-  vst1q_s32(start[0], vmlaq_n_s32(vld1q_s32(lanes->bias[0]), vmovlbq_s16(even), zero));
-  vst1q_s32(start[1], vmlaq_n_s32(vld1q_s32(lanes->bias[1]), vmovltq_s16(even), zero));
-  vst1q_s32(start[2], vmlaq_n_s32(vld1q_s32(lanes->bias[2]), vmovlbq_s16(odd), zero));
-  vst1q_s32(start[3], vmlaq_n_s32(vld1q_s32(lanes->bias[3]), vmovltq_s16(odd), zero));
+  vst1q_s32(lanes->start[0], vmlaq_n_s32(vld1q_s32(lanes->bias[0]), vmovlbq_s16(even), zero));
+  vst1q_s32(lanes->start[1], vmlaq_n_s32(vld1q_s32(lanes->bias[1]), vmovltq_s16(even), zero));
+  vst1q_s32(lanes->start[2], vmlaq_n_s32(vld1q_s32(lanes->bias[2]), vmovlbq_s16(odd), zero));
+  vst1q_s32(lanes->start[3], vmlaq_n_s32(vld1q_s32(lanes->bias[3]), vmovltq_s16(odd), zero));
 }
+
+/* Products of int8 values and weights -127..127: the sum of two fits 16 bits. There are eight registers: the second
+ * tap's weights are read twice. `next` are instructions that lead from a tap to the one behind it. */
+#define DEPTHWISE_WIDEN                                                                     \
+  "vmovlb.s16 %q[v], %q[even]\n vadd.i32 %q[s0], %q[s0], %q[v]\n"                           \
+  "vmovlt.s16 %q[v], %q[even]\n vadd.i32 %q[s1], %q[s1], %q[v]\n"                           \
+  "vmovlb.s16 %q[v], %q[odd]\n vadd.i32 %q[s2], %q[s2], %q[v]\n"                            \
+  "vmovlt.s16 %q[v], %q[odd]\n vadd.i32 %q[s3], %q[s3], %q[v]\n"
+#define DEPTHWISE_TAP(next)                                                                 \
+  "vldrb.8 %q[odd], [%[p]]\n" next "vldrb.8 %q[v], [%[w]], #16\n"                           \
+  "vmullb.s8 %q[even], %q[odd], %q[v]\n vmullt.s8 %q[odd], %q[odd], %q[v]\n"
+#define DEPTHWISE_1(next) DEPTHWISE_TAP(next) DEPTHWISE_WIDEN
+#define DEPTHWISE_2(next, after)                                                            \
+  DEPTHWISE_TAP(next)                                                                       \
+  "vldrb.8 %q[x], [%[p]]\n" after "vldrb.8 %q[v], [%[w]]\n vmullb.s8 %q[v], %q[x], %q[v]\n" \
+  "vadd.i16 %q[even], %q[even], %q[v]\n vldrb.8 %q[v], [%[w]], #16\n"                       \
+  "vmullt.s8 %q[v], %q[x], %q[v]\n vadd.i16 %q[odd], %q[odd], %q[v]\n" DEPTHWISE_WIDEN
+#define DEPTHWISE_STEP "add %[p], %[step]\n"
+#define DEPTHWISE_TURN "add %[p], %[turn]\n"
+#define DEPTHWISE_OPERANDS                                                                  \
+  : [s0] "+w"(s0), [s1] "+w"(s1), [s2] "+w"(s2), [s3] "+w"(s3), [x] "=&w"(x), [v] "=&w"(v), \
+    [even] "=&w"(even), [odd] "=&w"(odd), [p] "+r"(p), [w] "+r"(w)                          \
+  : [step] "r"(step), [turn] "r"(turn)                                                      \
+  : "memory"
 
 static inline int32x4_t depthwise_rescale(int32x4_t sums, const int32_t *multiplier, const int32_t *shift) {
   const int32x4_t values = vqrdmulhq_s32(sums, vld1q_s32(multiplier));
   return vrshlq_s32(vaddq_s32(values, vshrq_n_s32(values, 31)), vld1q_s32(shift));
 }
 
-static inline int8x16_t depthwise_load(const int8_t *from, mve_pred16_t some, int whole) {
-  return whole ? vldrbq_s8(from) : vldrbq_z_s8(from, some);
+static inline int8x16_t depthwise_requantize(const struct depthwise_lanes *lanes, int32x4_t s0, int32x4_t s1,
+                                             int32x4_t s2, int32x4_t s3) {
+  s0 = depthwise_rescale(s0, lanes->multiplier[0], lanes->shift[0]);
+  s1 = depthwise_rescale(s1, lanes->multiplier[1], lanes->shift[1]);
+  s2 = depthwise_rescale(s2, lanes->multiplier[2], lanes->shift[2]);
+  s3 = depthwise_rescale(s3, lanes->multiplier[3], lanes->shift[3]);
+  int16x8_t even = vqmovntq_s32(vqmovnbq_s32(vreinterpretq_s16_s32(s0), s0), s1);
+  int16x8_t odd = vqmovntq_s32(vqmovnbq_s32(vreinterpretq_s16_s32(s2), s2), s3);
+  even = vqaddq_n_s16(even, (int16_t)lanes->zero_out);
+  odd = vqaddq_n_s16(odd, (int16_t)lanes->zero_out);
+  const int8x16_t y = vqmovntq_s16(vqmovnbq_s16(vreinterpretq_s8_s16(even), even), odd);
+  return vminq_s8(vmaxq_s8(y, vld1q_s8(lanes->low)), vld1q_s8(lanes->high));
 }
 
-/* Products of int8 values and weights -127..127: two of them fit 16 bits. */
-static inline void depthwise_loop(const struct depthwise_run *run, const struct depthwise_lanes *lanes,
-                                  const int8_t *weights, const int8_t *from, int8_t *to, int32_t start[4][4],
-                                  mve_pred16_t some, int whole) {
-  const int32_t outputs = lanes->outputs, step = run->step;
-  const int16_t zero = (int16_t)lanes->zero_out;
+/* Sixteen channels. */
+static inline void depthwise_whole(const struct depthwise_run *run, const struct depthwise_lanes *lanes,
+                                   const int8_t *weights, const int8_t *from, int8_t *to) {
+  const int32_t step = run->step, turn = run->line - 2 * run->step, rows = run->rows, taps = run->taps;
+  const int whole = rows == 3 && taps == 3 && run->skip == 0;
+  for (int32_t count = run->count; count > 0; count--, from += run->stride, to += run->pixel) {
+    const int8_t *p = from, *w = weights;
+    int32x4_t s0 = vld1q_s32(lanes->start[0]), s1 = vld1q_s32(lanes->start[1]);
+    int32x4_t s2 = vld1q_s32(lanes->start[2]), s3 = vld1q_s32(lanes->start[3]);
+    int32x4_t x, v, even, odd;
+    if (whole) {
+      __asm__ volatile(
+          DEPTHWISE_2(DEPTHWISE_STEP, DEPTHWISE_STEP) DEPTHWISE_2(DEPTHWISE_TURN, DEPTHWISE_STEP)
+          DEPTHWISE_2(DEPTHWISE_STEP, DEPTHWISE_TURN) DEPTHWISE_2(DEPTHWISE_STEP, DEPTHWISE_STEP)
+          DEPTHWISE_1("") DEPTHWISE_OPERANDS);
+    } else {
+      for (int32_t row = 0; row < rows; row++, w += run->skip * 16) {
+        p = from + row * run->line;
+        for (int32_t left = taps; left > 0; left -= 2) {
+          if (left == 1) {
+            __asm__ volatile(DEPTHWISE_1("") DEPTHWISE_OPERANDS);
+          } else {
+            __asm__ volatile(DEPTHWISE_2(DEPTHWISE_STEP, DEPTHWISE_STEP) DEPTHWISE_OPERANDS);
+          }
+        }
+      }
+    }
+    vst1q_s8(to, depthwise_requantize(lanes, s0, s1, s2, s3));
+  }
+}
+
+/* Fewer than sixteen channels: nothing is read or written behind them. */
+static inline void depthwise_some(const struct depthwise_run *run, const struct depthwise_lanes *lanes,
+                                  const int8_t *weights, const int8_t *from, int8_t *to) {
+  const mve_pred16_t some = vctp8q((uint32_t)lanes->count);
   for (int32_t count = run->count; count > 0; count--, from += run->stride, to += run->pixel) {
     const int8_t *line = from, *w = weights;
-    int32x4_t s0 = vld1q_s32(start[0]), s1 = vld1q_s32(start[1]), s2 = vld1q_s32(start[2]), s3 = vld1q_s32(start[3]);
-    for (int32_t row = run->rows; row > 0; row--, line += run->line, w += run->skip * outputs) {
+    int32x4_t s0 = vld1q_s32(lanes->start[0]), s1 = vld1q_s32(lanes->start[1]);
+    int32x4_t s2 = vld1q_s32(lanes->start[2]), s3 = vld1q_s32(lanes->start[3]);
+    for (int32_t row = run->rows; row > 0; row--, line += run->line, w += run->skip * 16) {
       const int8_t *p = line;
-      int32_t left = run->taps;
-      for (; left >= 2; left -= 2, p += 2 * step, w += 2 * outputs) {
-        int8x16_t x = depthwise_load(p, some, whole), v = depthwise_load(w, some, whole);
-        int16x8_t even = vmullbq_int_s8(x, v), odd = vmulltq_int_s8(x, v);
-        x = depthwise_load(p + step, some, whole), v = depthwise_load(w + outputs, some, whole);
-        even = vaddq_s16(even, vmullbq_int_s8(x, v));
-        odd = vaddq_s16(odd, vmulltq_int_s8(x, v));
-        DEPTHWISE_ADD(even, odd);
-      }
-      if (left > 0) {
-        const int8x16_t x = depthwise_load(p, some, whole), v = depthwise_load(w, some, whole);
+      for (int32_t tap = run->taps; tap > 0; tap--, p += run->step, w += 16) {
+        const int8x16_t x = vldrbq_z_s8(p, some), v = vldrbq_s8(w);
         const int16x8_t even = vmullbq_int_s8(x, v), odd = vmulltq_int_s8(x, v);
-        DEPTHWISE_ADD(even, odd);
-        w += outputs;
+        s0 = vaddq_s32(s0, vmovlbq_s16(even));
+        s1 = vaddq_s32(s1, vmovltq_s16(even));
+        s2 = vaddq_s32(s2, vmovlbq_s16(odd));
+        s3 = vaddq_s32(s3, vmovltq_s16(odd));
       }
     }
-    int16x8_t even = vqmovnbq_s32(vdupq_n_s16(0), depthwise_rescale(s0, lanes->multiplier[0], lanes->shift[0]));
-    even = vqmovntq_s32(even, depthwise_rescale(s1, lanes->multiplier[1], lanes->shift[1]));
-    int16x8_t odd = vqmovnbq_s32(vdupq_n_s16(0), depthwise_rescale(s2, lanes->multiplier[2], lanes->shift[2]));
-    odd = vqmovntq_s32(odd, depthwise_rescale(s3, lanes->multiplier[3], lanes->shift[3]));
-    int8x16_t y = vqmovnbq_s16(vdupq_n_s8(0), vqaddq_n_s16(even, zero));
-    y = vqmovntq_s16(y, vqaddq_n_s16(odd, zero));
-    y = vminq_s8(vmaxq_s8(y, vdupq_n_s8((int8_t)lanes->low)), vdupq_n_s8((int8_t)lanes->high));
-    if (whole) {
-      vstrbq_s8(to, y);
-    } else {
-      vstrbq_p_s8(to, y, some);
-    }
+    vstrbq_p_s8(to, depthwise_requantize(lanes, s0, s1, s2, s3), some);
   }
 }
 
 KERNEL void depthwise_positions(const struct depthwise_run *run, struct depthwise_lanes *lanes, int32_t tap,
                                 const int8_t *from, int8_t *to) {
-  const mve_pred16_t some = vctp8q((uint32_t)lanes->count);
-  const int8_t *weights = lanes->weights + tap * lanes->outputs;
-  int32_t start[4][4];
-  depthwise_start(run, lanes, weights, some, start);
+  const int8_t *weights = lanes->weights + 16 * tap;
+  depthwise_start(run, lanes, weights);
   if (lanes->count == 16) {
-    depthwise_loop(run, lanes, weights, from, to, start, some, 1);
+    depthwise_whole(run, lanes, weights, from, to);
   } else {
-    depthwise_loop(run, lanes, weights, from, to, start, some, 0);
+    depthwise_some(run, lanes, weights, from, to);
   }
 }
 
@@ -392,7 +434,7 @@ KERNEL void depthwise_conv_2d(const struct window *window, const struct filters 
                               int8_t *output, int8_t *scratch) {
   struct depthwise_lanes lanes;
   const int32_t outputs = filters->outputs;
-  (void)scratch;
+  lanes.weights = scratch;
   for (int32_t channel = 0;;) {
     depthwise_prepare(window, filters, channel, &lanes);
     depthwise_images(window, &lanes, input + channel, output + channel);
