@@ -135,9 +135,9 @@ class Emulator:
                 raise self._died() from None
 
     def _wait(self, descriptor: int, writing: bool, deadline: float) -> None:
-        streams = ([], [descriptor]) if writing else ([descriptor], [])
-        ready = select.select(*streams, [], max(0.0, deadline - time.monotonic()))
-        if not any(ready):
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT if writing else select.POLLIN)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
             raise FirmwareError(f"the emulated core hangs: no answer within {self.timeout_s:g} s")
 
     def _text(self) -> str:

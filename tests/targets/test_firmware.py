@@ -71,6 +71,17 @@ def test_instructions_are_those_counted_by_hand(core: str, tmp_path: Path) -> No
     assert count_instructions(firmware, [bytes(32)] * 3) == [1 + 2 * 1000 + 1] * 3
 
 
+def test_instructions_of_a_low_overhead_loop_and_of_a_skipped_one_count(tmp_path: Path) -> None:
+    # Helium's loop instruction ends every turn: 4 before, 2 a turn, 1 after
+    body = "push {lr}\\n movw r0, #500\\n dls lr, r0\\n nop\\n 1: nop\\n le lr, 1b\\n pop {pc}"
+    run = f'__attribute__((naked)) void net_run(void) {{ __asm volatile("{body}"); }}'
+    assert count_instructions(make(tmp_path, "m55", run=run), [bytes(32)]) == [4 + 2 * 500 + 1]
+    # what an IT block skips was fetched: movs, cmp, it, moveq, bx
+    body = "movs r0, #1\\n cmp r0, #2\\n it eq\\n moveq r0, #3\\n bx lr"
+    run = f'__attribute__((naked)) void net_run(void) {{ __asm volatile("{body}"); }}'
+    assert count_instructions(make(tmp_path, "m4", run=run), [bytes(32)]) == [5]
+
+
 def test_instructions_are_counted_per_call_and_follow_the_input(tmp_path: Path) -> None:
     firmware = make(tmp_path, run=LOOP_OF_INPUT)
     turns = [1, 100, 7]
