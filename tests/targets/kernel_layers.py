@@ -81,12 +81,13 @@ def make(form: Form, rng: np.random.Generator, name: str) -> Case:
     y = _requantize(sums, scale_in, np.broadcast_to(scale_w, outputs), scale_out, zero_out, form.activation)
     if form.kind == "FULLY_CONNECTED" and not form.keep_dims:
         y = y.reshape(-1, outputs)
+    bias_scale = (scale_w * scale_in).tolist()
     raw = build(
         form.kind,
         [
             Spec(source, scale=float(scale_in), zero_point=zero_in),
             Spec(shape, scale=scale_w.tolist(), zero_point=[0] * scale_w.size, axis=axis, data=weights),
-            None if bias is None else Spec((outputs,), "int32", data=bias),
+            None if bias is None else Spec((outputs,), "int32", bias_scale, [0] * len(bias_scale), data=bias),
         ],
         [Spec(y.shape, scale=float(scale_out), zero_point=zero_out)],
         **_options(form),
@@ -224,15 +225,19 @@ class Program:
         return (index.to_bytes(4, "little") + case.x.tobytes()).ljust(self.input_bytes, b"\0")
 
 
-def write_program(cases: Sequence[Case], folder: Path) -> Program:
-    """`folder`/model.c and model.json, as the target `c` writes them, of a model "layers" that can run any of them."""
+def write_program(cases: Sequence[Case], folder: Path, copies: bool = True) -> Program:
+    """`folder`/model.c and model.json, as the target `c` writes them, of a model "layers" that can run any of them.
+
+    Without `copies` layers run on whatever their memory holds: to count instructions of the layers alone.
+    """
     models: list[Generated] = [generate(read_model(case.raw), case.name) for case in cases]
     sizes = 4 + max(case.x.size for case in cases), max(case.y.size for case in cases)
-    steps = "\n".join(
-        f"  case {i}: memcpy({m.name}_input(0), layers_in + 4, {c.x.size}); {m.name}_run();"
-        f" memcpy(layers_out, {m.name}_output(0), {c.y.size}); break;"
-        for i, (m, c) in enumerate(zip(models, cases, strict=True))
-    )
+    lines = []
+    for i, (model, case) in enumerate(zip(models, cases, strict=True)):
+        before = f"memcpy({model.name}_input(0), layers_in + 4, {case.x.size}); " if copies else ""
+        after = f" memcpy(layers_out, {model.name}_output(0), {case.y.size});" if copies else ""
+        lines.append(f"  case {i}: {before}{model.name}_run();{after} break;")
+    steps = "\n".join(lines)
     text = translation_unit(models) + (
         f"\nstatic int8_t layers_in[{sizes[0]}] MODEL_ALIGNED, layers_out[{sizes[1]}] MODEL_ALIGNED;\n"
         "void *layers_input(int index) { (void)index; return layers_in; }\n"
