@@ -1,0 +1,136 @@
+"""How many instructions a multiply-accumulate takes on Cortex-M: our plain C against our kernels for each core.
+
+    python benchmarks/microcontrollers.py                     # about two minutes on two cores
+
+A fixed list of int8 layers with random weights, generated as C and run on QEMU's boards at -O2 and -O3, with and
+without MODEL_PLAIN_C. Counted are all instructions that the core executes from the first of the layer's run function to
+its return: filling columns, requantisation and padding included. Counts are exact and repeat; they are no cycles.
+Before they are counted, the bytes of every layer are compared with TFLite's reference arithmetic. A Cortex-M3 has no
+SIMD: there the plain C is what runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.writing import RESULTS, write_rows
+from tests.targets.kernel_layers import SAME, Case, Form, make, write_program
+
+CONV, DEPTHWISE, DENSE = "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"
+LAYERS = {
+    "dense 3x3, 16 to 16, 16x16": Form(CONV, (1, 16, 16, 16), 16, (3, 3), padding=SAME),
+    "dense 3x3, 32 to 32, 16x16": Form(CONV, (1, 16, 16, 32), 32, (3, 3), padding=SAME),
+    "dense 3x3, 64 to 64, 8x8": Form(CONV, (1, 8, 8, 64), 64, (3, 3), padding=SAME),
+    "dense 3x3 stride 2, 16 to 32, 32x32": Form(CONV, (1, 32, 32, 16), 32, (3, 3), (2, 2), padding=SAME),
+    "dense 3x3, 3 to 16, 32x32": Form(CONV, (1, 32, 32, 3), 16, (3, 3), padding=SAME),
+    "dense 3x3, 1 to 16, 32x32": Form(CONV, (1, 32, 32, 1), 16, (3, 3), padding=SAME),
+    "dense 1x5, 16 to 32, 1x64": Form(CONV, (1, 1, 64, 16), 32, (1, 5), padding=SAME),
+    "pointwise, 16 to 16, 16x16": Form(CONV, (1, 16, 16, 16), 16),
+    "pointwise, 16 to 32, 32x32": Form(CONV, (1, 32, 32, 16), 32),
+    "pointwise, 24 to 40, 11x11": Form(CONV, (1, 11, 11, 24), 40),
+    "pointwise, 32 to 32, 16x16": Form(CONV, (1, 16, 16, 32), 32),
+    "pointwise, 32 to 64, 8x8": Form(CONV, (1, 8, 8, 32), 64),
+    "pointwise, 64 to 64, 8x8": Form(CONV, (1, 8, 8, 64), 64),
+    "fully connected, 64 to 10": Form(DENSE, (1, 64), 10),
+    "fully connected, 256 to 64": Form(DENSE, (1, 256), 64),
+    "fully connected, 1024 to 16": Form(DENSE, (1, 1024), 16),
+    "depthwise 3x3, 16, 16x16": Form(DEPTHWISE, (1, 16, 16, 16), 16, (3, 3), padding=SAME),
+    "depthwise 3x3, 32, 16x16": Form(DEPTHWISE, (1, 16, 16, 32), 32, (3, 3), padding=SAME),
+    "depthwise 3x3, 64, 8x8": Form(DEPTHWISE, (1, 8, 8, 64), 64, (3, 3), padding=SAME),
+    "depthwise 3x3 stride 2, 32, 16x16": Form(DEPTHWISE, (1, 16, 16, 32), 32, (3, 3), (2, 2), padding=SAME),
+    "depthwise 1x5, 32, 1x64": Form(DEPTHWISE, (1, 1, 64, 32), 32, (1, 5), padding=SAME),
+}
+CORES = ("m3", "m4", "m7", "m33", "m55")
+SEED = 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=RESULTS / "microcontrollers.json")
+    parser.add_argument("--cores", nargs="+", default=list(CORES), choices=CORES)
+    parser.add_argument("--optimizations", nargs="+", default=["O2", "O3"], choices=["O2", "O3", "Os"])
+    return parser.parse_args()
+
+
+def count(cases: Sequence[Case], core: str, optimization: Any, defines: Sequence[str], folder: Path) -> list[int]:
+    """Instructions of every layer, after its bytes were compared."""
+    from targets.firmware import Emulator, build, count_instructions
+
+    checked, counted = folder / "checked", folder / "counted"
+    program = write_program(cases, checked)
+    with Emulator(build(checked, core, optimization, checked / "firmware", defines=defines)) as board:
+        for i, case in enumerate(cases):
+            if board.ask(program.request(i, case))[: case.y.size] != case.y.tobytes():
+                raise SystemExit(f"{core} -{optimization}: {list(LAYERS)[i]} gives other bytes than the reference")
+    program = write_program(cases, counted, copies=False)
+    firmware = build(counted, core, optimization, counted / "firmware", defines=defines)
+    return count_instructions(firmware, [program.request(i, case) for i, case in enumerate(cases)])
+
+
+def measure(core: str, optimization: str) -> list[dict[str, Any]]:
+    from targets.c.macs import total_macs
+    from targets.tflite.schema import read_model
+
+    rng = np.random.default_rng(SEED)
+    cases = [make(form, rng, f"layer{i}") for i, form in enumerate(LAYERS.values())]
+    counts = []
+    for defines in ([], ["MODEL_PLAIN_C"]):
+        with tempfile.TemporaryDirectory(prefix="compressor-") as folder:
+            counts.append(count(cases, core, optimization, defines, Path(folder)))
+    rows = []
+    for name, case, ours, plain in zip(LAYERS, cases, *counts, strict=True):
+        macs = total_macs(read_model(case.raw))
+        rows.append(
+            {
+                "work": name,
+                "core": core,
+                "optimization": optimization,
+                "macs": macs,
+                "ours": ours,
+                "peer": plain,
+                "peer_is": "the same layer in plain C",
+                "ratio": round(plain / ours, 3),
+                "instructions_per_mac": round(ours / macs, 3),
+                "plain_instructions_per_mac": round(plain / macs, 3),
+            }
+        )
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    columns = list(dict.fromkeys((row["core"], row["optimization"]) for row in rows))
+    found = {(row["work"], row["core"], row["optimization"]): row for row in rows}
+    lines = ["instructions per multiply-accumulate, plain C > for the core"]
+    lines.append(f"{'':36}" + "".join(f"{f'{core} -{optimization}':>14}" for core, optimization in columns))
+    for work in LAYERS:
+        cells = [found[work, *column] for column in columns]
+        figures = [f"{c['plain_instructions_per_mac']:.2f} > {c['instructions_per_mac']:.2f}" for c in cells]
+        lines.append(f"{work:36}" + "".join(f"{figure:>14}" for figure in figures))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    began = time.monotonic()
+    rows = []
+    for core in arguments.cores:
+        for optimization in arguments.optimizations:
+            print(f"{core} -{optimization}", file=sys.stderr, flush=True)
+            rows += measure(core, optimization)
+    print(table(rows))
+    write_rows(arguments.out, rows, minutes=(time.monotonic() - began) / 60, seeds=[SEED])
+
+
+if __name__ == "__main__":
+    main()
