@@ -25,3 +25,13 @@ def dequantize(values: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
     array([0., 2.], dtype=float32)
     """
     return (values.astype(np.int32) - np.int32(zero_point)).astype(np.float32) * np.float32(scale)
+
+
+def narrowed(values: np.ndarray) -> np.ndarray:
+    """64-bit values as a converted file takes them. Raises ValueError if an integer does not fit 32 bits."""
+    if values.dtype == np.int64:
+        limits = np.iinfo(np.int32)
+        if values.size and (values.min() < limits.min or values.max() > limits.max):
+            raise ValueError(f"integer inputs go to TFLite as int32: {values.max()} does not fit")
+        return values.astype(np.int32)
+    return values.astype(np.float32) if values.dtype == np.float64 else values

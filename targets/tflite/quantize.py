@@ -17,6 +17,7 @@ import numpy as np
 
 from profiles.errors import require
 from targets.quiet import silent
+from targets.tflite.affine import narrowed
 from targets.tflite.flatbuffer import SIGNATURE
 from targets.tflite.schema import EXTRA, FLOATS, Model, Operator, inline_buffers, read_model
 
@@ -108,16 +109,6 @@ def _rows(feeds: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     narrow = {name: narrowed(value) for name, value in feeds.items()}
     count = len(next(iter(feeds.values())))
     return [{name: value[i : i + 1] for name, value in narrow.items()} for i in range(count)]
-
-
-def narrowed(values: np.ndarray) -> np.ndarray:
-    """64-bit values as a converted file takes them. Raises ValueError if an integer does not fit 32 bits."""
-    if values.dtype == np.int64:
-        limits = np.iinfo(np.int32)
-        if values.size and (values.min() < limits.min or values.max() > limits.max):
-            raise ValueError(f"integer inputs go to TFLite as int32: {values.max()} does not fit")
-        return values.astype(np.int32)
-    return values.astype(np.float32) if values.dtype == np.float64 else values
 
 
 # -- what a file does --------------------------------------------------------------------------------------------------

@@ -359,8 +359,8 @@ def reciprocal(x: Any) -> Any:
 
 
 def layer_norm(x: Any, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Any:
-    """Written out with one centred value: x - mean, its mean square, and a product. The converter's own form computes
-    mean * rsqrt * weight apart from x * rsqrt * weight, two large numbers whose difference is lost in int8."""
+    """(x - mean) * rsqrt(mean((x - mean)^2) + eps): fewer operators than the converter's own form, which subtracts
+    mean * rsqrt from x * rsqrt. Where the mean is many times the spread, int8 loses the difference of those two."""
     value = plain(x)
     axes = tuple(range(value.ndim - len(shape), value.ndim))
     centred = value - value.mean(axes, keepdim=True)

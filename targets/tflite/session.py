@@ -14,7 +14,7 @@ from profiles.errors import MissingError, require
 from targets.graph import Graph, TensorSpec
 from targets.quantize import threads_of
 from targets.session import GraphSession
-from targets.tflite.affine import dequantize, quantize
+from targets.tflite.affine import dequantize, narrowed, quantize
 from targets.tflite.schema import EXTRA
 
 
@@ -74,6 +74,7 @@ def _to_file(value: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:
     scale, zero_point = entry["quantization"]
     if scale and np.issubdtype(value.dtype, np.floating):
         return quantize(value, scale, zero_point, entry["dtype"].__name__)
+    value = narrowed(value)
     return value if value.dtype == entry["dtype"] else value.astype(entry["dtype"])
 
 
