@@ -14,12 +14,15 @@ import numpy as np
 from profiles.errors import require
 from targets.graph import Graph
 from targets.qdq import write_qdq
-from targets.quantize import OPERATORS, check_options, choice, option, saturates, threads_of
+from targets.quantize import OPERATORS, check_options, choice, excluded_layers, option, saturates, threads_of
 from targets.session import GraphSession
 from targets.target import CompiledGraph, GraphSource
 
 EXTRA = "onnx"
-OPTIONS = ("threads", "optimization", "reduce_range", "activation_type", "quantize_operators", "provider", "spinning")
+OPTIONS = (
+    "threads", "optimization", "reduce_range", "activation_type", "quantize_operators", "exclude_layers", "provider",
+    "spinning",
+)  # fmt: skip
 LEVELS = {
     "all": "ORT_ENABLE_ALL",
     "extended": "ORT_ENABLE_EXTENDED",
@@ -40,7 +43,7 @@ MOVES = frozenset((
 class OnnxRuntime:
     """Target "onnx". Options: threads; optimization (none, basic, extended, all); provider; spinning (bool);
     for int8 reduce_range (bool; default: on where this processor would saturate), activation_type (uint8 or int8),
-    quantize_operators (list of operator names)."""
+    quantize_operators (list of operator names), exclude_layers (list of tensor names)."""
 
     name = "onnx"
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
@@ -140,7 +143,8 @@ def _compile_int8(source: GraphSource, out: Path, options: Mapping[str, Any]) ->
     reduce_range = option(options, "reduce_range", saturates(), bool)
     activations = choice(options, "activation_type", ("uint8", "int8"))
     operators = list(option(options, "quantize_operators", OPERATORS, (list, tuple)))
-    samples = write_qdq(source, out / "model.onnx", operators, activations, reduce_range=reduce_range)
+    exclude = excluded_layers(options)
+    samples = write_qdq(source, out / "model.onnx", operators, activations, exclude=exclude, reduce_range=reduce_range)
     executed = executed_operators(out / "model.onnx", options)
     stayed_float = {name: count for name, count in executed.items() if not _is_quantized(name)}
     settings = {
@@ -150,6 +154,7 @@ def _compile_int8(source: GraphSource, out: Path, options: Mapping[str, Any]) ->
         "weights": "int8 of 7 bits" if reduce_range else "int8",
         "samples": samples,
         "operators": operators,
+        "excluded_layers": exclude,
         "quantized_operators": {name: count for name, count in executed.items() if _is_quantized(name)},
     }
     problem = None if settings["quantized_operators"] else "nothing could be quantised: every operator stayed float"

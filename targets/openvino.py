@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,26 @@ import numpy as np
 from profiles.errors import require
 from targets.graph import Graph
 from targets.half import half_problem
-from targets.quantize import calibration_of, check_options, choice, chunks, option, threads_of
+from targets.quantize import (
+    calibration_of,
+    check_options,
+    choice,
+    chunks,
+    excluded_layers,
+    option,
+    saturates,
+    threads_of,
+)
 from targets.quiet import quiet
 from targets.session import GraphSession
 from targets.target import CompiledGraph, GraphSource
 
 EXTRA = "openvino"
-OPTIONS = ("threads", "device", "preset", "fast_bias_correction")
+OPTIONS = ("threads", "device", "preset", "fast_bias_correction", "reduce_range", "exclude_layers")
 PLUGIN_NAMES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+
+# Operations whose bias is a sum behind them.
+PRODUCTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
 
 # Layers of the executed graph that move, shape or convert data, or hold constants: no arithmetic.
 # fmt: off
@@ -32,8 +44,9 @@ MOVES = frozenset((
 
 
 class OpenVino:
-    """Target "openvino". Options: threads; device (CPU); for int8 preset (performance or mixed) and
-    fast_bias_correction (bool)."""
+    """Target "openvino". Options: threads; device (CPU); for int8 preset (performance or mixed),
+    fast_bias_correction (bool), reduce_range (bool; default: on where this processor would saturate), exclude_layers
+    (list of tensor names)."""
 
     name = "openvino"
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
@@ -155,6 +168,8 @@ def _compile_int8(model: Any, source: GraphSource, out: Path, options: Mapping[s
     feeds = calibration_of(source)
     preset = choice(options, "preset", ("mixed", "performance"))
     items = list(chunks(source.graph, feeds, step=1))
+    exclude = excluded_layers(options)
+    reduced = option(options, "reduce_range", saturates(), bool)
     # NNCF's default averages the ranges of the samples, which clips.
     ranges = require("nncf.quantization.range_estimator", EXTRA).RangeEstimatorParametersSet.MINMAX
     with quiet():
@@ -164,7 +179,12 @@ def _compile_int8(model: Any, source: GraphSource, out: Path, options: Mapping[s
             preset=nncf.QuantizationPreset(preset),
             subset_size=len(items),
             fast_bias_correction=option(options, "fast_bias_correction", True, bool),
-            advanced_parameters=nncf.AdvancedQuantizationParameters(activations_range_estimator_params=ranges),
+            ignored_scope=_ignored(nncf, model, exclude),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=ranges,
+                # weights of 7 bits where this processor would add products in 16 bits and saturate
+                overflow_fix=nncf.OverflowFix.ENABLE if reduced else nncf.OverflowFix.DISABLE,
+            ),
         )
     ov.save_model(quantized, out / "model.xml", compress_to_fp16=False)
     executed = executed_layers(quantized, options)
@@ -173,10 +193,24 @@ def _compile_int8(model: Any, source: GraphSource, out: Path, options: Mapping[s
         "method": f"NNCF post-training, preset {preset}, min-max",
         "tool": f"nncf {nncf.__version__}",
         "samples": len(items),
+        "weights": "int8 of 7 bits" if reduced else "int8",
+        "excluded_layers": exclude,
         "quantized_operators": {layer: count for (layer, kind), count in executed.items() if kind in ("i8", "u8")},
     }
     problem = None if settings["quantized_operators"] else "nothing could be quantised: every operator stayed float"
     return CompiledGraph(("model.xml", "model.bin"), "int8", stayed_float, settings, problem=problem)
+
+
+def _ignored(nncf: Any, model: Any, layers: Sequence[str]) -> Any:
+    """The operations that give the tensors `layers`, and the product in front of each sum that is its bias."""
+    names = []
+    for operation in model.get_ordered_ops():
+        if any(set(layers) & set(port.get_names()) for port in operation.outputs()):
+            names.append(operation.get_friendly_name())
+            if operation.get_type_name() == "Add":
+                before = operation.input_value(0).get_node()
+                names += [before.get_friendly_name()] if before.get_type_name() in PRODUCTS else []
+    return nncf.IgnoredScope(names=names) if names else None
 
 
 def executed_layers(model: Any, options: Mapping[str, Any]) -> Counter[tuple[str, str]]:

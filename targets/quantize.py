@@ -86,6 +86,14 @@ def choice(options: Mapping[str, Any], name: str, allowed: Sequence[str]) -> str
     return value
 
 
+def excluded_layers(options: Mapping[str, Any]) -> list[str]:
+    """The option `exclude_layers`: layers that stay float in int8, by the names of the tensors that they give."""
+    names = option(options, "exclude_layers", (), (list, tuple))
+    if not all(isinstance(name, str) for name in names):
+        raise RequestError(f"runtime option exclude_layers: {names!r} is not a list of tensor names")
+    return list(names)
+
+
 def check_options(options: Mapping[str, Any], known: tuple[str, ...], runtime: str) -> None:
     """Raises RequestError naming the first option that the runtime does not know."""
     for name in options:

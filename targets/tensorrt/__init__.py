@@ -15,11 +15,11 @@ from typing import Any
 
 from profiles.errors import MissingError, RequestError
 from targets.graph import Graph
-from targets.quantize import check_options, option
+from targets.quantize import check_options, excluded_layers, option
 from targets.target import CompiledGraph, GraphSource
 from targets.tensorrt.cuda import EXTRA, device_count
 
-OPTIONS = ("compute_capabilities", "batch", "workspace_bytes")
+OPTIONS = ("compute_capabilities", "batch", "workspace_bytes", "exclude_layers")
 DEFAULT_BATCH = (1, 8, 64)
 DEFAULT_WORKSPACE_BYTES = 1 << 30
 ON_DEVICE = "copy this artifact to the device and run there: compressor verify ARTIFACT --device DEVICE"
@@ -27,7 +27,7 @@ ON_DEVICE = "copy this artifact to the device and run there: compressor verify A
 
 class TensorRtTarget:
     """Options: compute_capabilities (list such as [SM86, SM89]; RTX only), batch ([min, opt, max] rows of a dynamic
-    batch), workspace_bytes."""
+    batch), workspace_bytes; for int8 exclude_layers (list of tensor names)."""
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
 
@@ -63,7 +63,7 @@ class TensorRtTarget:
 
         check_options(options, OPTIONS, self.name)
         batch, capabilities, workspace = self._settings(options, precision)
-        typed = write_typed(source, out, precision)
+        typed = write_typed(source, out, precision, excluded_layers(options))
         proof = check_typed(source, out / "model.onnx", precision)
         problem = typed.problem or (proof["failure"] and f"the {precision} network {proof['failure']}")
         onnx_files = tuple(sorted(path.name for path in out.iterdir()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,9 @@ class Typed:
     problem: str | None = None
 
 
-def write_typed(source: GraphSource, out: Path, precision: str) -> Typed:
-    """Write `out`/model.onnx (and its external weights) in fp32, fp16 or int8 (Q/DQ)."""
+def write_typed(source: GraphSource, out: Path, precision: str, exclude: Sequence[str] = ()) -> Typed:
+    """Write `out`/model.onnx (and its external weights) in fp32, fp16 or int8 (Q/DQ); in int8 the layers that give the
+    tensors `exclude` stay float."""
     if precision == "fp32":
         from targets.onnx import copy_onnx
 
@@ -46,13 +47,14 @@ def write_typed(source: GraphSource, out: Path, precision: str) -> Typed:
         stayed, clipped, problem = write_half(source, out / "model.onnx")
         notes = (f"{clipped} constants beyond float16 were clipped to 65504",) if clipped else ()
         return Typed(stayed, notes=notes, problem=problem)
-    samples = write_qdq(source, out / "model.onnx", OPERATORS, "int8", extra_options=QDQ_OPTIONS)
+    samples = write_qdq(source, out / "model.onnx", OPERATORS, "int8", exclude=exclude, extra_options=QDQ_OPTIONS)
     ort = require("onnxruntime", "onnx")
     settings = {
         "method": "static Q/DQ, symmetric, per channel, min-max",
         "tool": f"onnxruntime {ort.__version__}",
         "samples": samples,
         "operators": list(OPERATORS),
+        "excluded_layers": list(exclude),
     }
     return Typed(quantization=settings)
 

@@ -1,0 +1,90 @@
+"""The search for layers that int8 hurts, on a network in which one layer is known to be the culprit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from targets.graph import Graph, TensorSpec
+from targets.parity import compare
+from targets.sensitivity import _smallest, fake_quantise_weights, find_sensitive
+from targets.target import GraphSource, get_target
+
+WIDTH = 16
+
+
+@pytest.fixture(scope="module")
+def outlier(tmp_path_factory: pytest.TempPathFactory) -> GraphSource:
+    """Three layers; behind the first, one channel is 3,000 times the others, and the second layer divides it again: in
+    int8 the second layer's input has no steps left for the others."""
+    rng = np.random.default_rng(0)
+    first, second, third = (rng.standard_normal((WIDTH, WIDTH)).astype(np.float32) / 4 for _ in range(3))
+    first[:, 0] *= 3000
+    second[0] /= 3000
+    nodes = [
+        helper.make_node("MatMul", ["x", "w1"], ["first"]),
+        helper.make_node("Relu", ["first"], ["a"]),
+        helper.make_node("MatMul", ["a", "w2"], ["second"]),
+        helper.make_node("Relu", ["second"], ["b"]),
+        helper.make_node("MatMul", ["b", "w3"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", WIDTH]) for name in "xy")
+    constants = [numpy_helper.from_array(w, n) for n, w in (("w1", first), ("w2", second), ("w3", third))]
+    path = tmp_path_factory.mktemp("outlier") / "m.onnx"
+    body = helper.make_graph(nodes, "g", [x], [y], constants)
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)]), path)
+    spec = ("batch", WIDTH)
+    graph = Graph("g", (TensorSpec("x", "float32", spec),), (TensorSpec("y", "float32", spec),))
+    feeds = {"x": rng.standard_normal((64, WIDTH)).astype(np.float32)}
+    return GraphSource(graph, path, calibration=feeds, golden={"x": feeds["x"][:16]})
+
+
+def test_the_layer_behind_an_outlier_is_found_and_is_the_only_one_to_stay_float(
+    outlier: GraphSource, tmp_path: Path
+) -> None:
+    found = find_sensitive(outlier, tmp_path, 25.0)
+    assert next(iter(found.alone_db)) == "second"
+    assert found.alone_db["second"] < 15 < 30 < found.alone_db["y"]
+    assert found.all_db < 15 and found.excluded == ("second",)
+    assert found.excluded_db is not None and found.excluded_db >= 25
+
+
+@pytest.mark.parametrize("runtime", ("onnx", "openvino", "tensorrt-rtx"))
+def test_leaving_that_layer_in_float_repairs_the_compiled_file(
+    outlier: GraphSource, tmp_path: Path, runtime: str
+) -> None:
+    reference = get_target("onnx").open(outlier.graph, (outlier.onnx,), "fp32", {})(outlier.golden or {})
+    signal = []
+    for name, options in (("all", {}), ("without", {"exclude_layers": ["second"]})):
+        out = tmp_path / name
+        out.mkdir()
+        result = get_target(runtime).compile(outlier, out, "int8", options)
+        if runtime == "tensorrt-rtx":
+            signal.append(result.build["numerics"]["parity"]["sqnr_db"])
+            continue
+        files = tuple(out / file for file in result.files)
+        outputs = get_target(runtime).open(outlier.graph, files, "int8", {})(outlier.golden or {})
+        signal.append(compare(reference, outputs).sqnr_db)
+    assert signal[0] < 5 and signal[1] > 12  # where weights have 7 bits (no VNNI) little more can be had
+
+
+def test_the_smallest_count_that_passes_is_found_by_few_measurements() -> None:
+    asked: list[int] = []
+
+    def measure(k: int) -> float:
+        asked.append(k)
+        return 10.0 + k
+
+    assert _smallest(100, measure, 47.0, 10.0) == (37, 47.0)
+    assert len(asked) <= 14
+    assert _smallest(100, measure, 5.0, 10.0) == (0, 10.0)
+    assert _smallest(3, measure, 99.0, 10.0) == (None, None)
+
+
+def test_weights_have_one_scale_per_output_channel() -> None:
+    weights = np.array([[1.0, 1000.0], [0.5, 500.0]], np.float32)  # inputs x outputs
+    np.testing.assert_allclose(fake_quantise_weights(weights, "MatMul", 1), weights, rtol=1.01 / 127)
