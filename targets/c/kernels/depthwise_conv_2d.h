@@ -18,43 +18,94 @@ static inline void clip_taps(int32_t start, int32_t dilation, int32_t taps, int3
   *end = start + (taps - 1) * dilation >= size ? (size - start + dilation - 1) / dilation : taps;
 }
 
-/* One output channel at one position: the sum over the taps (rows i[0]..i[1], columns j[0]..j[1]) that lie inside the
- * input, for a window whose first tap is at (y, x). */
-static inline int32_t depthwise_sum(const struct window *window, const int8_t *input, int32_t y, int32_t x,
-                                    const int8_t *weights, int32_t outputs, const int32_t *i, const int32_t *j) {
-  const int32_t step = window->dilation_width * window->pixel;
+/* Where a window's taps lie on the input. */
+struct depthwise_taps {
+  const int8_t *values, *weights; /* of the first tap inside the input, channel 0 */
+  int32_t rows, taps;             /* inside the input */
+  int32_t line, step;             /* values from a row of taps, a tap, to the next */
+  int32_t skip;                   /* weights from the end of a row of taps to the next */
+};
+
+/* One output channel: `c` of the input, `output` of the weights. */
+static inline int32_t depthwise_sum(const struct depthwise_taps *taps, int32_t outputs, int32_t zero, int32_t c,
+                                    int32_t output) {
+  const int8_t *line = taps->values + c, *w = taps->weights + output;
   int32_t sum = 0;
-  for (int32_t row = i[0]; row < i[1]; row++) {
-    const int32_t line = (y + row * window->dilation_height) * window->width + x + j[0] * window->dilation_width;
-    const int8_t *value = input + line * window->pixel;
-    const int8_t *w = weights + (row * window->kernel_width + j[0]) * outputs;
-    for (int32_t tap = j[0]; tap < j[1]; tap++, value += step, w += outputs) sum += (*value - window->zero_point) * *w;
+  for (int32_t row = taps->rows; row > 0; row--, line += taps->line, w += taps->skip) {
+    const int8_t *x = line;
+    for (int32_t tap = taps->taps; tap > 0; tap--, x += taps->step, w += outputs) sum += (*x - zero) * *w;
   }
   return sum;
 }
 
+/* Four channels from `c` on, of input and output. */
+static inline void depthwise_sums(const struct depthwise_taps *taps, int32_t outputs, int32_t zero, int32_t c,
+                                  int32_t *sums) {
+  const int8_t *line = taps->values + c, *w = taps->weights + c;
+  int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+  for (int32_t row = taps->rows; row > 0; row--, line += taps->line, w += taps->skip) {
+    const int8_t *x = line;
+    for (int32_t tap = taps->taps; tap > 0; tap--, x += taps->step, w += outputs) {
+      s0 += (x[0] - zero) * w[0];
+      s1 += (x[1] - zero) * w[1];
+      s2 += (x[2] - zero) * w[2];
+      s3 += (x[3] - zero) * w[3];
+    }
+  }
+  sums[0] = s0;
+  sums[1] = s1;
+  sums[2] = s2;
+  sums[3] = s3;
+}
+
+/* All output channels at one position. */
+static inline void depthwise_channels(const struct depthwise_taps *taps, const struct filters *filters, int32_t zero,
+                                      int8_t *output) {
+  const int32_t outputs = filters->outputs;
+  const int32_t *channel = filters->channels;
+  int32_t copy = 0, from = 0, sums[4];
+  for (int32_t c = 0; c < outputs;) {
+    int32_t count = 1;
+    if (filters->copies == 1 && c + 4 <= outputs) {
+      count = 4;
+      depthwise_sums(taps, outputs, zero, c, sums);
+    } else {
+      sums[0] = depthwise_sum(taps, outputs, zero, filters->copies == 1 ? c : from, c);
+      if (++copy == filters->copies) copy = 0, from++;
+    }
+    for (int32_t i = 0; i < count; i++, c++, channel += 3) {
+      const int32_t value = multiply_by_quantized_multiplier(sums[i] + channel[0], channel[1], channel[2]);
+      output[c] = (int8_t)clamp(value + filters->zero_point, filters->low, filters->high);
+    }
+  }
+}
+
 KERNEL void depthwise_conv_2d_plain(const struct window *window, const struct filters *filters, const int8_t *input,
                                     int8_t *output) {
-  const int32_t outputs = filters->outputs;
-  for (int32_t n = 0; n < window->batches; n++, input += window->height * window->width * window->pixel) {
+  const int32_t outputs = filters->outputs, pixel = window->pixel, kernel = window->kernel_width;
+  struct depthwise_taps taps;
+  taps.step = window->dilation_width * pixel;
+  taps.line = window->dilation_height * window->width * pixel;
+  for (int32_t n = 0; n < window->batches; n++, input += window->height * window->width * pixel) {
     for (int32_t y = 0; y < window->output_height; y++) {
       const int32_t top = y * window->stride_height - window->top;
       int32_t i[2], j[2];
       clip_taps(top, window->dilation_height, window->kernel_height, window->height, &i[0], &i[1]);
-      for (int32_t x = 0; x < window->output_width; x++) {
+      taps.rows = i[1] - i[0];
+      for (int32_t x = 0; x < window->output_width; x++, output += outputs) {
         const int32_t left = x * window->stride_width - window->left;
-        clip_taps(left, window->dilation_width, window->kernel_width, window->width, &j[0], &j[1]);
-        const int8_t *source = input;
-        const int32_t *channel = filters->channels;
-        for (int32_t c = 0, copy = 0; c < outputs; c++, channel += 3) {
-          const int32_t sum = channel[0] + depthwise_sum(window, source, top, left, filters->weights + c, outputs, i, j);
-          const int32_t value = multiply_by_quantized_multiplier(sum, channel[1], channel[2]);
-          *output++ = (int8_t)clamp(value + filters->zero_point, filters->low, filters->high);
-          if (++copy == filters->copies) {
-            copy = 0;
-            source++;
-          }
+        clip_taps(left, window->dilation_width, kernel, window->width, &j[0], &j[1]);
+        taps.taps = j[1] - j[0];
+        taps.skip = (kernel - taps.taps) * outputs;
+        if (taps.rows > 0 && taps.taps > 0) {
+          const int32_t row = top + i[0] * window->dilation_height;
+          taps.values = input + (row * window->width + left + j[0] * window->dilation_width) * pixel;
+          taps.weights = filters->weights + (i[0] * kernel + j[0]) * outputs;
+        } else { /* no tap at all */
+          taps.values = input;
+          taps.weights = filters->weights;
         }
+        depthwise_channels(&taps, filters, window->zero_point, output);
       }
     }
   }

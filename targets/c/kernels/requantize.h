@@ -26,24 +26,27 @@
 
 /* The high 32 bits of 2*a*b, rounded to nearest with ties up. Saturates in the one case that overflows: both INT32_MIN.
  * gemmlowp divides ab + (ab < 0 ? 1 - 2^30 : 2^30) by 2^31 towards zero, which is the floor of (ab + 2^30) / 2^31. */
-static inline int32_t saturating_rounding_doubling_high_mul(int32_t a, int32_t b) {
-  if (a == INT32_MIN && b == INT32_MIN) return INT32_MAX;
+static inline int32_t rounding_doubling_high_mul(int32_t a, int32_t b) {
   return (int32_t)(((int64_t)a * b + (1 << 30)) >> 31);
+}
+
+static inline int32_t saturating_rounding_doubling_high_mul(int32_t a, int32_t b) {
+  return a == INT32_MIN && b == INT32_MIN ? INT32_MAX : rounding_doubling_high_mul(a, b);
 }
 
 /* x / 2^exponent, rounded to nearest with ties away from zero; exponent 0..31. */
 static inline int32_t rounding_divide_by_pot(int32_t x, int exponent) {
-  const int32_t mask = (int32_t)(((int64_t)1 << exponent) - 1);
+  const int32_t mask = (int32_t)((1u << exponent) - 1);
   const int32_t threshold = (mask >> 1) + (x < 0 ? 1 : 0);
   return (x >> exponent) + ((x & mask) > threshold ? 1 : 0);
 }
 
-/* x * multiplier * 2^(shift - 31), shift -31..30. A left shift that overflows wraps around, as the reference does. */
+/* x * multiplier * 2^(shift - 31), multiplier >= 0, shift -31..30. A left shift that overflows wraps around, as the reference does. */
 static inline int32_t multiply_by_quantized_multiplier(int32_t x, int32_t multiplier, int shift) {
   const int left = shift > 0 ? shift : 0;
   const int right = shift > 0 ? 0 : -shift;
   const int32_t shifted = (int32_t)((uint32_t)x << left);
-  return rounding_divide_by_pot(saturating_rounding_doubling_high_mul(shifted, multiplier), right);
+  return rounding_divide_by_pot(rounding_doubling_high_mul(shifted, multiplier), right);
 }
 
 #if defined(KERNELS_DSP)
