@@ -36,7 +36,7 @@ class Row:
         if ran_on is None:
             return "did not run"
         if ran_on.kind == "emulator":
-            return f"emulated ({ran_on.name})"
+            return f"emulated by {ran_on.name}"
         if ran_on.kind == "device":
             return f"on the device ({ran_on.name})"
         if self.record.device == "host":
@@ -50,7 +50,7 @@ class Row:
         if ran_on is None:
             return ""
         if ran_on.kind == "emulator":
-            return f"emulated, {ran_on.name}"
+            return f"emulated by {ran_on.name}"
         if ran_on.kind == "device":
             return "on the device"
         return "on this host" if self.record.device == "host" else "on the host, not the device"
@@ -273,8 +273,10 @@ def _about_devices(rows: Sequence[Row]) -> list[str]:
             counted = any(row.record.cost and row.record.cost.source == "counted" for row in ran)
             instead = " What was counted there is exact, but is no time." if counted else ""
             said.append(f"No latency for {device}: its artifacts ran {machines}.{instead}")
-        if any(row.record.cost and row.record.cost.source == "estimated" for row in here):
-            said.append(f"The cost on {device} is a compiler's estimate, not a measurement.")
+        costs = {row.artifact: row.record.cost.source for row in here if row.record.cost}
+        if estimated := [artifact for artifact, source in costs.items() if source == "estimated"]:
+            whose = "" if len(estimated) == len(costs) else f" of {listed(estimated)}"
+            said.append(f"The cost{whose} on {device} is a compiler's estimate, not a measurement.")
         if any(row.record.parity and row.record.parity.inputs == "synthetic" for row in here):
             said.append(f"Parity on {device} was checked on random inputs, because the model came without data.")
     return said

@@ -184,7 +184,7 @@ def test_emulated_and_estimated_are_called_so(tmp_path):
     ).model_dump(mode="json")  # fmt: skip
     (tmp_path / "results.json").write_text(json.dumps({"schema": 1, "run": run, "records": [emulated]}))
     text = page_of([tmp_path / "results.json"], tmp_path)[0].text
-    assert "emulated (qemu-arm)" in text and "NPU cycles (estimated)" in text
+    assert "emulated by qemu-arm" in text and "NPU cycles (estimated)" in text
     assert "The cost on cortex is a compiler's estimate, not a measurement." in text
     assert "No latency for cortex" in text
 
@@ -206,6 +206,13 @@ def test_a_microcontrollers_page_shows_instructions_and_its_memory_and_no_latenc
     assert "31.0 kB flash · 9.00 kB RAM · 412 B stack" in text
     assert "What was counted there is exact, but is no time." in text
     assert "of the model alone" in text and "Latency, ms" not in text
+
+
+def test_only_what_was_estimated_is_called_an_estimate():
+    counted = record(runtime="c", cost={"kind": "instructions", "value": 9, "source": "counted"})
+    estimated = record(runtime="ethos-u", cost={"kind": "npu_cycles", "value": 9, "source": "estimated"})
+    said = view.findings(rows(counted, estimated))
+    assert "The cost of ethos-u fp32 on host is a compiler's estimate, not a measurement." in said
 
 
 # ---- several files
