@@ -22,6 +22,7 @@ READ_BEHIND = 15  # bytes: kernels read weights by words and by vectors
 FAST_OUTPUTS = 4  # the fast kernels compute at least so many rows of a matrix at once
 WIDE_SCRATCH_BYTES = 2560  # at most this for several columns of int16; longer columns are computed alone, from int8
 ACCUMULATOR_LIMIT = 1 << 31
+QUAD_SCRATCH_BYTES = 640  # four columns gain little over two, unless they are short
 DEPTHWISE_SHIFTS = 22  # (2 * 128 + 1) << 21 and a product below 2^30 make less than 2^31
 DEPTHWISE_TAPS = 255  # so many weights add up in 16 bits
 FAST_LIMIT = 1 << 30  # what requantisation adds to an accumulator stays far below the other half
@@ -171,9 +172,8 @@ def _convolution(emitter: Emitter, layer: Layer, filters: np.ndarray, window: Wi
     size, length = len(filters) // groups, filters.shape[1]
     kernel, columns, scratch_bytes = "conv_2d_plain", "", length
     if rescaling.fast and size >= FAST_OUTPUTS:
-        both = _pair_bytes(length) + (0 if window.depth % 4 == 0 else _words(length))
-        pairs = both <= WIDE_SCRATCH_BYTES
-        kernel, columns, scratch_bytes = "conv_2d", f", {1 + pairs}", both if pairs else length
+        count, scratch_bytes = _columns(length, window.depth)
+        kernel, columns = "conv_2d", f", {count}"
     scratch = emitter.scratch(scratch_bytes)
     emitter.call(f"static const struct window window = {window.initializer};")
     for group in range(groups):
@@ -189,9 +189,14 @@ def _words(length: int) -> int:
     return (length + 3) // 4 * 4
 
 
-def _pair_bytes(length: int) -> int:
-    """Bytes of two columns of int16."""
-    return 4 * _words(length)
+def _columns(length: int, depth: int) -> tuple[int, int]:
+    """How many columns of `length` values a convolution works on at once, and the bytes of scratch for them."""
+    spare = 0 if depth % 4 == 0 else _words(length)
+    for columns, most in ((4, QUAD_SCRATCH_BYTES), (2, WIDE_SCRATCH_BYTES)):
+        size = 2 * columns * _words(length) + spare
+        if size <= most:
+            return columns, size
+    return 1, length
 
 
 def _matrix(emitter: Emitter, layer: Layer, filters: np.ndarray, rescaling: Rescaling) -> str:

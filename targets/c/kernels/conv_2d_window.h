@@ -18,7 +18,8 @@ struct window {
 
 static inline void copy_bytes(int8_t *to, const int8_t *from, int32_t count) {
 #if defined(KERNELS_MVE)
-  for (; count > 0; count -= 16, to += 16, from += 16) {
+  for (; count >= 16; count -= 16, to += 16, from += 16) vst1q_s8(to, vld1q_s8(from));
+  if (count > 0) {
     const mve_pred16_t some = vctp8q((uint32_t)count);
     vstrbq_p_s8(to, vldrbq_z_s8(from, some), some);
   }
@@ -30,28 +31,55 @@ static inline void copy_bytes(int8_t *to, const int8_t *from, int32_t count) {
 #endif
 }
 
+static inline void fill_bytes(int8_t *to, int32_t value, int32_t count) {
+#if defined(KERNELS_MVE)
+  for (; count > 0; count -= 16, to += 16) vstrbq_p_s8(to, vdupq_n_s8((int8_t)value), vctp8q((uint32_t)count));
+#elif defined(KERNELS_DSP)
+  const uint32_t four = ((uint32_t)value & 0xFF) * 0x01010101u;
+  for (; count >= 4; count -= 4, to += 4) memcpy(to, &four, 4);
+  for (; count > 0; count--) *to++ = (int8_t)value;
+#else
+  memset(to, value, (size_t)count);
+#endif
+}
+
 /* The input values below the window whose first tap is at (y, x), tap after tap, each of `depth` values. */
-KERNEL void gather_column(const struct window *window, const int8_t *input, int32_t y, int32_t x, int8_t *column) {
+static inline void gather_column(const struct window *window, const int8_t *input, int32_t y, int32_t x,
+                                 int8_t *column) {
   const int32_t depth = window->depth, taps = window->kernel_width, dilation = window->dilation_width;
-  const int32_t row = taps * depth;
+  const int32_t row = taps * depth, line = window->width * window->pixel, height = window->height;
   const int whole = dilation == 1 && depth == window->pixel && x >= 0 && x + taps <= window->width;
-  for (int32_t i = 0; i < window->kernel_height; i++, y += window->dilation_height, column += row) {
-    if (y < 0 || y >= window->height) {
-      memset(column, window->zero_point, (size_t)row);
-      continue;
-    }
-    const int8_t *line = input + y * window->width * window->pixel;
-    if (whole) {
-      copy_bytes(column, line + x * window->pixel, row);
-      continue;
-    }
-    for (int32_t tap = 0; tap < taps; tap++) {
-      const int32_t at = x + tap * dilation;
-      if (at < 0 || at >= window->width) {
-        memset(column + tap * depth, window->zero_point, (size_t)depth);
-      } else {
-        copy_bytes(column + tap * depth, line + at * window->pixel, depth);
+  const int32_t offset = x * window->pixel, next = window->dilation_height;
+  for (int32_t i = window->kernel_height; i > 0; i--, y += next, column += row) {
+    if (y < 0 || y >= height) {
+      fill_bytes(column, window->zero_point, row);
+    } else if (whole) {
+      copy_bytes(column, input + y * line + offset, row);
+    } else {
+      for (int32_t tap = 0, at = x; tap < taps; tap++, at += dilation) {
+        if (at < 0 || at >= window->width) {
+          fill_bytes(column + tap * depth, window->zero_point, depth);
+        } else {
+          copy_bytes(column + tap * depth, input + y * line + at * window->pixel, depth);
+        }
       }
+    }
+  }
+}
+
+/* The columns of `count` positions from number `first` of an image on, `length` bytes apart. */
+KERNEL void gather_columns(const struct window *window, const int8_t *input, int32_t first, int32_t count,
+                           int8_t *column, int32_t length) {
+  const int32_t right = (window->output_width - 1) * window->stride_width - window->left, step = window->stride_width;
+  int32_t y = first / window->output_width;
+  int32_t x = (first - y * window->output_width) * step - window->left;
+  y = y * window->stride_height - window->top;
+  for (; count > 0; count--, column += length) {
+    gather_column(window, input, y, x, column);
+    x += step;
+    if (x > right) {
+      x = -window->left;
+      y += window->stride_height;
     }
   }
 }
