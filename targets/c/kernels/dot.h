@@ -196,6 +196,14 @@ KERNEL void dot_pair(const struct matrix *matrix, const int32_t *columns, int8_t
   : [depth] "r"(depth)                                                                                       \
   : "memory"
 
+/* The same for two rows: 8 multiply-accumulates. */
+#define DOT_1X2                                                                                              \
+  "ldr %[x], [%[column]], #4\n sxtb16 %[y], %[x], ror #8\n sxtb16 %[x], %[x]\n"                              \
+  "ldr %[w], [%[row], %[depth]]\n sxtb16 %[t], %[w], ror #8\n sxtb16 %[w], %[w]\n"                           \
+  "smlad %[b], %[y], %[t], %[b]\n smlad %[b], %[x], %[w], %[b]\n"                                            \
+  "ldr %[w], [%[row]], #4\n sxtb16 %[t], %[w], ror #8\n sxtb16 %[w], %[w]\n"                                 \
+  "smlad %[a], %[y], %[t], %[a]\n smlad %[a], %[x], %[w], %[a]\n"
+
 /* Every row of the matrix (four at least) times one column of int8. */
 KERNEL void dot_single(const struct matrix *matrix, const int8_t *input, int8_t *output) {
   const int32_t depth = matrix->depth, rest = depth & 3, offset = 1 + 2 * matrix->zero_point;
@@ -206,21 +214,32 @@ KERNEL void dot_single(const struct matrix *matrix, const int8_t *input, int8_t 
   for (int32_t i = 0; i < rest; i++) ends[i] = end[i];
   for (int32_t left = matrix->outputs;;) {
     const int8_t *column = input, *row = weights, *last = weights + 3 * depth;
-    int32_t a = channel[0], b = channel[3], c = channel[6], d = channel[9];
+    int32_t a = channel[0], b = channel[3], c = 0, d = 0;
     int32_t x, y, w, t;
-    while (column != long_end) __asm__ volatile(DOT_1X4 DOT_1X4 DOT_1X4_OPERANDS);
-    if (column != end) __asm__ volatile(DOT_1X4 DOT_1X4_OPERANDS);
-    if (rest) {
-      column = ends;
-      __asm__ volatile(DOT_1X4 DOT_1X4_OPERANDS);
+    if (left == 2) {
+      while (column != end) __asm__ volatile(DOT_1X2 DOT_1X4_OPERANDS);
+      if (rest) {
+        column = ends;
+        __asm__ volatile(DOT_1X2 DOT_1X4_OPERANDS);
+      }
+    } else {
+      c = channel[6], d = channel[9];
+      while (column != long_end) __asm__ volatile(DOT_1X4 DOT_1X4 DOT_1X4_OPERANDS);
+      if (column != end) __asm__ volatile(DOT_1X4 DOT_1X4_OPERANDS);
+      if (rest) {
+        column = ends;
+        __asm__ volatile(DOT_1X4 DOT_1X4_OPERANDS);
+      }
     }
     output[0] = (int8_t)requantize(a, (int32_t)((uint32_t)channel[1] << 1), ~channel[2], offset);
     output[1] = (int8_t)requantize(b, (int32_t)((uint32_t)channel[4] << 1), ~channel[5], offset);
+    if (left == 2) break;
     output[2] = (int8_t)requantize(c, (int32_t)((uint32_t)channel[7] << 1), ~channel[8], offset);
     output[3] = (int8_t)requantize(d, (int32_t)((uint32_t)channel[10] << 1), ~channel[11], offset);
     left -= 4;
     if (left <= 0) break;
-    const int32_t step = left < 4 ? left : 4; /* the last rows are computed with some before them, once more */
+    /* of the last rows, two are computed alone; one or three with some before them, once more */
+    const int32_t step = left < 4 && left != 2 ? left : 4;
     weights += step * depth;
     channel += step * 3;
     output += step;
