@@ -272,8 +272,8 @@ def _compile_one(
         "files": files,
         "notes": [*compiled["notes"], *opened["notes"]],
         "options": opened["options"],
-        "bytes": sum((root / file).stat().st_size for file in files),
-        "sha256": _digest({file: sha256_file(root / file) for file in files}),
+        "bytes": sum((root / file).stat().st_size for file in files) if files else None,
+        "sha256": _digest({file: sha256_file(root / file) for file in files}) if files else None,
         "compile_seconds": round(result.seconds, 3),
     }
 
@@ -281,7 +281,7 @@ def _compile_one(
 def _state(target: Target, compiled: Mapping[str, Any]) -> tuple[str, str | None]:
     """Status and reason of a compiled graph before it is opened; ("built", None) if it can be opened here."""
     if compiled["problem"]:
-        return "rejected", compiled["problem"]
+        return "rejected" if compiled["files"] else "unsupported", compiled["problem"]
     if compiled["deferred"]:
         return "deferred", compiled["deferred"]
     reason = not_runnable(target)

@@ -44,7 +44,9 @@ class CompiledGraph:
     float_operators: Mapping[str, int] = field(default_factory=dict)  # operators that stayed float in an int8 file
     quantization: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    problem: str | None = None  # the file exists, but is known to be wrong (e.g. it overflows in half precision)
+    # The file exists, but is known to be wrong (e.g. it overflows in half precision); without files: why there are none
+    # (e.g. operators that the runtime lacks, which only the conversion shows).
+    problem: str | None = None
     deferred: str | None = None  # the rest can only be made on the device: why, and the command that does it there
     on_device: str | None = None  # the command that runs the files on the device, where this machine cannot
     # What the compiler counts or estimates of one inference: {"kind", "value", "source"} as in profiles.results.Cost.

@@ -199,6 +199,20 @@ def test_a_file_that_is_known_to_be_wrong_is_rejected(
     assert made.status == "rejected" and made.reason == "net: it overflows"
 
 
+def test_a_graph_that_gives_no_files_is_unsupported_with_the_targets_reason(
+    shape_bundle: Bundle, device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compiled(function: str, kwargs: dict[str, Any], **more: Any) -> Any:
+        from dataclasses import asdict
+
+        return artifact_module.sandbox.Result(asdict(CompiledGraph((), "int8", problem="there is no C for FFT")))
+
+    monkeypatch.setattr(artifact_module.sandbox, "call", compiled)
+    made = compile_bundle(shape_bundle, device, "onnx", "int8", tmp_path / "a")
+    assert made.status == "unsupported" and made.reason == "net: there is no C for FFT"
+    assert made.manifest["graphs"]["net"]["bytes"] is None and made.bytes == 0
+
+
 def test_wrong_requests_are_one_line(device: Device, tmp_path: Path, shape_bundle: Bundle) -> None:
     with pytest.raises(RequestError, match="has no runtime 'tflite'"):
         compile_bundle(shape_bundle, device, "tflite", "fp32", tmp_path / "a")
