@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from targets.c.fixed_point import activation_range, quantize_multiplier, scale_of, zero_point_of
+from targets.c.lower_matmul import computed_fully_connected
 from targets.c.lowering import Emitter, UnsupportedOperator, lowering
 from targets.tflite.schema import Operator, Tensor
 
@@ -70,6 +71,9 @@ class Layer:
 
 @lowering("FULLY_CONNECTED")
 def fully_connected(operator: Operator, emitter: Emitter) -> None:
+    if len(operator.inputs) > 1 and operator.inputs[1] is not None and not operator.inputs[1].is_constant:
+        computed_fully_connected(operator, emitter)
+        return
     layer = _layer(operator, axis=0)
     depth = layer.weights.shape[-1]
     if layer.weights.ndim != 2 or layer.source.size % depth:
@@ -117,7 +121,7 @@ def depthwise_conv_2d(operator: Operator, emitter: Emitter) -> None:
     taps = height * width
     products_fit = taps <= DEPTHWISE_TAPS and filters.min(initial=0) >= -127  # two products in 16 bits
     if rescaling.fast_depthwise and products_fit and copies == 1 and outputs >= FAST_OUTPUTS:
-        call = f"depthwise_conv_2d(&window, &filters, {places}, {emitter.scratch(max(88 + 8 * taps, 16 * taps))});"
+        call = f"depthwise_conv_2d(&window, &filters, {places}, {emitter.scratch(max(96 + 8 * taps, 16 * taps))});"
     emitter.call(
         f"static const struct window window = {window.initializer};\n"
         f"static const struct filters filters = {{{weights}, {channels}, {outputs}, {copies}, {scalars}}};\n{call}"

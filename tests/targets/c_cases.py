@@ -223,6 +223,12 @@ def softmax(draw: Draw) -> bytes:
 def matrix_product(draw: Draw) -> bytes:
     batch = draw(shapes(0, 2, 3))
     rows, depth, columns = (draw(st.integers(1, 8)) for _ in range(3))
+    if draw(st.integers(0, 3)) == 0:  # weights that are computed
+        a, b = quantized(draw, (*batch, rows, depth)), quantized(draw, (columns, depth))
+        natural = float(a.scale) * float(b.scale) * 32 * depth  # type: ignore[arg-type]
+        output = rescaled(draw, (*batch, rows, columns), natural)
+        options = {"fusedActivationFunction": draw(activations), "keepNumDims": True}
+        return build("FULLY_CONNECTED", [a, b, None], [output], **options)
     narrow = draw(st.integers(0, 2))
     batches = [tuple(1 for _ in batch) if narrow == i else batch for i in (1, 2)]
     adjoint = {"adjX": draw(st.booleans()), "adjY": draw(st.booleans())}
