@@ -115,10 +115,28 @@ class DistillStageConfig(Section):
     loss: LossConfig = LossConfig()
 
 
+class QuantiseStageConfig(Section):
+    """Quantisation-aware fine-tuning of the student after `distill`, with its data and loss. 0 steps: no such stage.
+
+    For a student that loses too much in int8 (`compressor bench` says so): a few hundred steps. The float student
+    changes a little, and may lose a little.
+    """
+
+    steps: int = Field(default=0, ge=0)
+    optimizer: OptimizerConfig = OptimizerConfig(lr=5e-4)
+    weight_bits: int = Field(default=8, ge=2, le=8)
+    input_bits: int = Field(default=8, ge=2, le=8)
+    exclude: tuple[str, ...] = Field(default=(), description="layers that stay float, such as student.head")
+    moving_share: float = Field(
+        default=0.5, gt=0, le=1, description="of the steps, in which the inputs' ranges move; then they are fixed"
+    )
+
+
 class StagesConfig(Section):
     teacher: TeacherStageConfig
     targets: TargetsStageConfig = TargetsStageConfig()
     distill: DistillStageConfig
+    quantise: QuantiseStageConfig = QuantiseStageConfig()
 
 
 class DeployConfig(Section):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from compressor.losses import contrastive, relational, response
 from compressor.models.encoder import unit
 from compressor.stage import OptimizerSpec, Stage
-from compressor.tasks.sketch.config import LossConfig
+from compressor.tasks.sketch.config import DistillStageConfig, LossConfig
 from compressor.tasks.sketch.teacher import accuracy_at_1, adamw, channels_last
 from compressor.tasks.sketch.views import draw, vary, vary_photos
 
@@ -84,9 +84,9 @@ class DistillStage(Stage):
 
     name = "distill"
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, settings: DistillStageConfig | None = None) -> None:
         self.task = task
-        self.settings = task.config.stages.distill
+        self.settings = settings or task.config.stages.distill
         self.steps = self.settings.steps
         self.distilled = self.settings.signal == "teacher"
         self.weights = self.settings.loss if self.distilled else without_teacher(self.settings.loss)

@@ -18,6 +18,7 @@ from compressor.data.pairs import PairDataset, Split, load_pairs
 from compressor.data.sketch import Sketch
 from compressor.models.encoder import Encoder, build_encoder
 from compressor.models.weights import load_weights
+from compressor.quantise_aware import QuantiseAware
 from compressor.stage import Stage
 from compressor.stage import Task as BaseTask
 from compressor.tasks.sketch.config import SketchConfig
@@ -150,7 +151,14 @@ class Task(BaseTask):
             self.targets = teacher_outputs(self, context, self.views)
 
     def stages(self) -> list[Stage]:
-        return [TeacherStage(self), TargetsStage(self), DistillStage(self)]
+        stages: list[Stage] = [TeacherStage(self), TargetsStage(self), DistillStage(self)]
+        settings = self.config.stages.quantise
+        if settings.steps:
+            changed = {"steps": settings.steps, "optimizer": settings.optimizer}
+            fine_tuning = DistillStage(self, self.config.stages.distill.model_copy(update=changed))
+            options = settings.model_dump(exclude={"steps", "optimizer"})
+            stages.append(QuantiseAware(fine_tuning, quantise=["student"], **options))
+        return stages
 
     def export(self, writer: BundleWriter) -> None:
         from compressor.tasks.sketch.export import export
