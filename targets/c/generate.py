@@ -21,6 +21,7 @@ import numpy as np
 
 from profiles.storage import atomic_file, write_json
 from targets.c.emitter import C_TYPES, CEmitter, Memory, kernel_order, kernel_text
+from targets.c.fixed_point import zero_point_of
 from targets.c.lowering import LOWERINGS, UnsupportedOperator
 from targets.c.macs import total_macs
 from targets.tflite.schema import FLOATS, Model, Operator, Tensor
@@ -226,10 +227,12 @@ def _address(name: str, offset: int) -> str:
 def _array(name: str, values: np.ndarray) -> str:
     """`static const` array, wrapped."""
     suffix = {"int64": "LL", "uint64": "ULL", "uint32": "U"}.get(values.dtype.name, "")
-    numbers = ", ".join(f"{int(value)}{suffix}" for value in values.ravel())
-    lines = textwrap.wrap(numbers, LINE, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
-    head = f"static const {C_TYPES[values.dtype.name]} {name}[{max(1, values.size)}] MODEL_ALIGNED = {{"
-    return "\n".join([head, *(lines or ["  0"]), "};"])
+    integers = values.astype(np.uint8) if values.dtype == bool else values
+    numbers = [f"{value}{suffix}" for value in integers.ravel().tolist()] or ["0"]
+    per_line = LINE // (max(map(len, numbers)) + 2)
+    lines = [", ".join(numbers[i : i + per_line]) for i in range(0, len(numbers), per_line)]
+    head = f"static const {C_TYPES[values.dtype.name]} {name}[{len(numbers)}] MODEL_ALIGNED = {{"
+    return "\n".join([head, *(f"  {line}," for line in lines), "};"])
 
 
 def _port(tensor: Tensor) -> dict[str, Any]:
@@ -240,7 +243,7 @@ def _port(tensor: Tensor) -> dict[str, Any]:
         "shape": list(tensor.shape),
         "bytes": tensor.bytes,
         "scale": float(tensor.scale[0]) if quantized else None,
-        "zero_point": int(tensor.zero_point[0]) if quantized else None,
+        "zero_point": zero_point_of(tensor) if quantized else None,
     }
 
 
@@ -252,7 +255,7 @@ def _macros(guard: str, direction: str, index: int, tensor: Tensor) -> str:
     lines.append(f"#define {stem}_BYTES {tensor.bytes}")
     if tensor.scale.size == 1:
         lines.append(f"#define {stem}_SCALE {float(tensor.scale[0])!r}f")
-        lines.append(f"#define {stem}_ZERO_POINT ({int(tensor.zero_point[0])})")
+        lines.append(f"#define {stem}_ZERO_POINT ({zero_point_of(tensor)})")
     return "\n".join([*lines, ""])
 
 
