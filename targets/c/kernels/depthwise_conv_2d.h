@@ -184,7 +184,7 @@ KERNEL void depthwise_images(const struct window *window, struct depthwise_lanes
 }
 #endif
 
-/* The fast form, for one copy and four channels or more. `scratch`: 88 bytes and 8 per
+/* The fast form, for one copy and four channels or more. `scratch`: 96 bytes and 8 per
  * tap, and at least 16 per tap. */
 #if defined(KERNELS_DSP)
 /* One tap of four channels: x - zero_point of channels 0 and 2, then 1 and 3, as int16, times the weights' two words. */
@@ -222,10 +222,11 @@ struct depthwise_lanes {
   int32_t bias[4], multiplier[4];
   int32_t addend[4]; /* before the shift: half of the last place, and the zero point */
   int32_t shift[4];
-  int32_t line, next, pixel, count; /* 64: of the loop of `depthwise_3x3` */
-  int32_t zero;                     /* minus the input's zero point, in both halves */
-  int32_t padding;
-  int32_t weights[]; /* 88: for every tap two words, channels 0 and 2, and 1 and 3 */
+  int32_t line, skip;         /* 64: bytes from a row of taps to the next, from its weights' end to the next row's */
+  int32_t next, pixel, count; /* 72: of the loop of `depthwise_3x3` */
+  int32_t zero;               /* 84: minus the input's zero point, in both halves */
+  int32_t left, taps;         /* 88: rows to come, and the taps of each */
+  int32_t weights[];          /* 96: for every tap two words, channels 0 and 2, and 1 and 3 */
 };
 
 KERNEL void depthwise_prepare(const struct window *window, const struct filters *filters, int32_t channel,
@@ -260,14 +261,14 @@ static inline void depthwise_3x3(const struct depthwise_run *run, struct depthwi
   lanes->count = run->count;
   __asm__ volatile(
       "1:\n ldrd %[a], %[b], [%[lanes]]\n ldrd %[c], %[d], [%[lanes], #8]\n"
-      DEPTHWISE_3("[%[lanes], #88]", "[%[lanes], #96]", "[%[lanes], #104]")
+      DEPTHWISE_3("[%[lanes], #96]", "[%[lanes], #104]", "[%[lanes], #112]")
       "ldr %[t], [%[lanes], #64]\n add %[p], %[t]\n"
-      DEPTHWISE_3("[%[lanes], #112]", "[%[lanes], #120]", "[%[lanes], #128]")
+      DEPTHWISE_3("[%[lanes], #120]", "[%[lanes], #128]", "[%[lanes], #136]")
       "ldr %[t], [%[lanes], #64]\n add %[p], %[t]\n"
-      DEPTHWISE_3("[%[lanes], #136]", "[%[lanes], #144]", "[%[lanes], #152]")
+      DEPTHWISE_3("[%[lanes], #144]", "[%[lanes], #152]", "[%[lanes], #160]")
       DEPTHWISE_REQUANTIZE
-      "ldrd %[x], %[t], [%[lanes], #68]\n add %[p], %[x]\n add %[to], %[t]\n"
-      "ldr %[x], [%[lanes], #76]\n subs %[x], #1\n str %[x], [%[lanes], #76]\n bne 1b\n"
+      "ldrd %[x], %[t], [%[lanes], #72]\n add %[p], %[x]\n add %[to], %[t]\n"
+      "ldr %[x], [%[lanes], #80]\n subs %[x], #1\n str %[x], [%[lanes], #80]\n bne 1b\n"
       : [a] "=&r"(a), [b] "=&r"(b), [c] "=&r"(c), [d] "=&r"(d), [p] "+r"(p), [to] "+r"(to), [x] "=&r"(x), [t] "=&r"(t),
         [even] "=&r"(even), [odd] "=&r"(odd)
       : [lanes] "r"(lanes), [step] "r"(step), [zero] "r"(zero)
@@ -281,22 +282,40 @@ KERNEL void depthwise_positions(const struct depthwise_run *run, struct depthwis
     depthwise_3x3(run, lanes, from, to);
     return;
   }
+  lanes->line = run->line;
+  lanes->skip = 4 * skip;
+  lanes->taps = rows > 0 ? taps : 0;
   for (int32_t count = run->count; count > 0; count--, from += run->stride, to += run->pixel) {
     const int32_t *w = lanes->weights + 2 * tap;
     const int8_t *line = from;
     int32_t a = lanes->bias[0], b = lanes->bias[1], c = lanes->bias[2], d = lanes->bias[3];
     int32_t x, t, even, odd;
-    for (int32_t row = rows; row > 0; row--, line += run->line, w += skip) {
+    if (lanes->taps == 2 || lanes->taps == 3) {
       const int8_t *p = line;
-      int32_t left = taps;
-      for (; left >= 3; left -= 3, p += 3 * step) {
-        __asm__ volatile(DEPTHWISE_3(DEPTHWISE_NEXT, DEPTHWISE_NEXT, DEPTHWISE_NEXT) DEPTHWISE_OPERANDS);
-      }
-      if (left == 2) {
-        __asm__ volatile(DEPTHWISE_TAP("[%[p]]", DEPTHWISE_NEXT) DEPTHWISE_TAP("[%[p], %[step]]", DEPTHWISE_NEXT)
-                             DEPTHWISE_OPERANDS);
-      } else if (left == 1) {
-        __asm__ volatile(DEPTHWISE_TAP("[%[p]]", DEPTHWISE_NEXT) DEPTHWISE_OPERANDS);
+      lanes->left = rows;
+      __asm__ volatile(
+          "1:\n ldr %[t], [%[lanes], #92]\n cmp %[t], #3\n beq 2f\n"
+          DEPTHWISE_TAP("[%[p]]", DEPTHWISE_NEXT) DEPTHWISE_TAP("[%[p], %[step]]", DEPTHWISE_NEXT)
+          "b 3f\n2:\n" DEPTHWISE_3(DEPTHWISE_NEXT, DEPTHWISE_NEXT, DEPTHWISE_NEXT)
+          "3:\n ldrd %[x], %[t], [%[lanes], #64]\n add %[p], %[x]\n add %[w], %[t]\n"
+          "ldr %[t], [%[lanes], #88]\n subs %[t], #1\n str %[t], [%[lanes], #88]\n bne 1b\n"
+          : [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d), [p] "+r"(p), [w] "+r"(w), [x] "=&r"(x),
+            [t] "=&r"(t), [even] "=&r"(even), [odd] "=&r"(odd)
+          : [lanes] "r"(lanes), [step] "r"(step), [zero] "r"(zero)
+          : "memory", "cc");
+    } else {
+      for (int32_t row = rows; row > 0; row--, line += run->line, w += skip) {
+        const int8_t *p = line;
+        int32_t left = taps;
+        for (; left >= 3; left -= 3, p += 3 * step) {
+          __asm__ volatile(DEPTHWISE_3(DEPTHWISE_NEXT, DEPTHWISE_NEXT, DEPTHWISE_NEXT) DEPTHWISE_OPERANDS);
+        }
+        if (left == 2) {
+          __asm__ volatile(DEPTHWISE_TAP("[%[p]]", DEPTHWISE_NEXT) DEPTHWISE_TAP("[%[p], %[step]]", DEPTHWISE_NEXT)
+                               DEPTHWISE_OPERANDS);
+        } else if (left == 1) {
+          __asm__ volatile(DEPTHWISE_TAP("[%[p]]", DEPTHWISE_NEXT) DEPTHWISE_OPERANDS);
+        }
       }
     }
     __asm__ volatile(DEPTHWISE_REQUANTIZE
