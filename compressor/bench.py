@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from compressor import records
+from compressor.policy import choose
 from compressor.records import Subject
+from compressor.repair import Attempt, Combination, repair
 from compressor.report.collect import DetailsWriter
 from compressor.subjects import is_bundle, open_bundle
 from profiles.device import Device, host_info, load_device
@@ -53,16 +55,6 @@ class BenchRequest:
         return {precision for precision in self.precisions or () if precision != "auto"}
 
 
-@dataclass(frozen=True)
-class Combination:
-    """One cell of the matrix. `refusal`: why it is not tried, known beforehand."""
-
-    device: Device
-    runtime: str
-    precision: str
-    refusal: str | None = None
-
-
 def bench(request: BenchRequest) -> Results:
     """Compile, check and measure; writes results.json, details.json and report.html into `request.out`.
 
@@ -81,6 +73,8 @@ def bench(request: BenchRequest) -> Results:
             _say(remark)
         for combination in combinations:
             found += _measure(subject, combination, request, details)
+    if not request.explicit_precisions:
+        details.add_choices(choose(found))
     results = Results(schema=1, run=run, records=found)
     request.out.mkdir(parents=True, exist_ok=True)
     details.write(request.out / "details.json")
@@ -298,9 +292,19 @@ def _evaluate_float(bundle: Bundle) -> dict[str, Evaluation]:
 
 
 def _measure(subject: Subject, cell: Combination, request: BenchRequest, details: DetailsWriter) -> list[Record]:
-    """One cell of the matrix: compile, run, judge."""
+    """One cell of the matrix: compile, run, judge. An int8 file that fails, and was not asked for by name, gets another
+    chance with the layers that hurt in float."""
     if refusal := _refusal(subject.bundle, cell):
         return records.known_beforehand(subject, cell.device, cell.runtime, cell.precision, "unsupported", refusal)
+    attempt = _attempt(subject, cell, request)
+    if cell.precision == "int8" and not request.explicit_precisions and attempt.whole.status == "rejected":
+        attempt = repair(subject.bundle, cell, attempt, lambda other: _attempt(subject, other, request), _say)
+    details.add_artifact(attempt.rows, attempt.artifact, attempt.found, _shown(subject))
+    return attempt.rows
+
+
+def _attempt(subject: Subject, cell: Combination, request: BenchRequest) -> Attempt:
+    """Compile and run once."""
     artifact = _compile(subject.bundle, cell, request)
     found: Measurement | None = None
     where = _runner_name(cell.device, request.runner)
@@ -311,10 +315,11 @@ def _measure(subject: Subject, cell: Combination, request: BenchRequest, details
         except sandbox.SandboxError as error:
             _say(f"failed: {error.reason}")
             artifact = Artifact.open(artifact.path)
-    shown = "test" if subject.bundle.has_split("test") else "validation"
-    rows = records.measured(subject, cell.device, artifact, found, shown)
-    details.add_artifact(rows, artifact, found, shown)
-    return rows
+    return Attempt(records.measured(subject, cell.device, artifact, found, _shown(subject)), artifact, found)
+
+
+def _shown(subject: Subject) -> str:
+    return "test" if subject.bundle.has_split("test") else "validation"
 
 
 def _has_report() -> bool:

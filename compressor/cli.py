@@ -186,6 +186,7 @@ def bench(
     """The main job: distil (for a recipe), compile, check, measure, report. Default --out: runs/bench."""
     from compressor.bench import BenchRequest, verdict
     from compressor.bench import bench as run
+    from compressor.policy import choose
     from compressor.terminal import print_table
 
     request = BenchRequest(
@@ -198,7 +199,7 @@ def bench(
     if as_json:
         _print_json(results.to_json())
     else:
-        print_table(results)
+        print_table(results, choices=() if request.explicit_precisions else choose(results.records))
     _exit(verdict(results, request))
 
 

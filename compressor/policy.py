@@ -2,8 +2,8 @@
 
 Passing is what the records say: parity, the task metric within the device's allowance (by the paired interval on the
 validation part), the budgets. Cheaper is faster, or fewer instructions, than the next higher precision that passes;
-where neither was measured, or two latencies cannot be told apart, fewer bytes. Nothing is dropped silently: every
-precision that is not kept has its reason.
+where neither was measured, or two latencies cannot be told apart, fewer bytes; where nothing could run, a lower
+precision. Nothing is dropped silently: every precision that is not kept has its reason.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Choice:
         head = (
             f"{self.runtime}: {self.kept} is kept, {self.because}" if self.kept else f"{self.runtime}: {self.because}"
         )
-        return "; ".join([head, *(f"{precision} is dropped: {why}" for precision, why in self.dropped.items())])
+        return "; ".join([head, *(f"{precision} is not, {why}" for precision, why in self.dropped.items())])
 
 
 def choose(records: Sequence[Record]) -> list[Choice]:
@@ -61,10 +61,10 @@ def _choice(records: Sequence[Record]) -> Choice:
     for candidate in passing[1:]:
         cheaper, why = compare_cost(candidate, kept)
         if cheaper:
-            dropped[kept.precision_requested] = f"{candidate.precision_requested} passes, too, and {why}"
-            kept, because = candidate, why
+            dropped[kept.precision_requested] = f"{candidate.precision_requested} {why}"
+            kept, because = candidate, f"it {why}"
         else:
-            dropped[candidate.precision_requested] = why
+            dropped[candidate.precision_requested] = f"it {why}"
             because = "no lower precision that passes is cheaper"
     return Choice(*where, kept.precision_requested, because, dropped)
 
@@ -78,15 +78,17 @@ def compare_cost(candidate: Record, kept: Record) -> tuple[bool, str]:
         if ours.ci95[1] < theirs.ci95[0]:
             return True, f"is faster than {name} ({numbers})"
         if ours.ci95[0] > theirs.ci95[1]:
-            return False, f"it is slower than {name} ({numbers})"
+            return False, f"is slower than {name} ({numbers})"
         smaller, why = _compare_bytes(candidate, kept)
-        return smaller, f"as fast as {name} ({numbers}, the intervals overlap), {why}"
+        return smaller, f"is as fast as {name} ({numbers}, the intervals overlap) and {why}"
     if candidate.cost and kept.cost and candidate.cost.kind == kept.cost.kind:
         less = candidate.cost.value < kept.cost.value
         numbers = f"{candidate.cost.value:.4g} against {kept.cost.value:.4g} {candidate.cost.kind}"
         return less, f"takes {'fewer' if less else 'no fewer'} than {name} ({numbers})"
+    if candidate.ran_on is None and kept.ran_on is None:
+        return True, f"passes in arithmetic like {name}; how fast either is must be measured on the device"
     smaller, why = _compare_bytes(candidate, kept)
-    return smaller, f"{why}; how fast it is was not measured here"
+    return smaller, f"{why} (how fast it is was not measured here)"
 
 
 def _compare_bytes(candidate: Record, kept: Record) -> tuple[bool, str]:
@@ -94,4 +96,4 @@ def _compare_bytes(candidate: Record, kept: Record) -> tuple[bool, str]:
     if ours is None or theirs is None:
         return False, f"nothing says that it is smaller than {kept.precision_requested}"
     words = f"{ours:,} bytes against {theirs:,}"
-    return ours < theirs, f"{'smaller' if ours < theirs else 'no smaller'} than {kept.precision_requested} ({words})"
+    return ours < theirs, f"is {'smaller' if ours < theirs else 'no smaller'} than {kept.precision_requested} ({words})"

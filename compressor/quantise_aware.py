@@ -36,7 +36,7 @@ WEIGHTED: dict[type[nn.Module], int] = {
     nn.ConvTranspose3d: 1,
     nn.Linear: 0,
 }
-MOMENTUM = 0.05  # of a batch in the running range: the paper's average, for hundreds of steps instead of thousands
+SHRINK = 0.05  # per batch, towards the range of that batch
 
 
 class _RoundStraightThrough(torch.autograd.Function):
@@ -81,9 +81,9 @@ def fake_quantise_input(x: Tensor, value_range: Tensor, bits: int) -> Tensor:
 class FakeQuantisation:
     """The layers of some modules, and the switch that makes them compute with rounded weights and inputs.
 
-    `layers`: MODULE.LAYER -> layer. `ranges`: the same names -> (2,) smallest and largest input, running averages over
-    batches; a layer that has seen no input yet takes it unrounded. Operands of sums, outputs of the network and what is
-    computed without calling a layer have no ranges and stay float.
+    `layers`: MODULE.LAYER -> layer. `ranges`: the same names -> (2,) smallest and largest input, running over batches;
+    a layer that has seen no input yet takes it unrounded. Operands of sums, outputs of the network and what is computed
+    without calling a layer have no ranges and stay float.
 
     Raises RequestError if there is no layer, for an excluded name that is none, and for a weight that is computed
     (weight norm): it cannot be rounded in its place.
@@ -142,8 +142,14 @@ class FakeQuantisation:
 
     @torch.no_grad()
     def _observe(self, name: str, x: Tensor) -> None:
-        seen = torch.stack(torch.aminmax(x.detach().float()))
-        self.ranges[name] = torch.lerp(self.ranges[name], seen, MOMENTUM) if name in self.ranges else seen
+        """A range widens at once and shrinks slowly: the paper's average of batches is narrower than what calibration
+        takes afterwards, the extremes of some hundred inputs, and the network would be trained for the wrong steps."""
+        low, high = torch.aminmax(x.detach().float())
+        if name in self.ranges:
+            before_low, before_high = self.ranges[name]
+            low = torch.minimum(low, torch.lerp(before_low, low, SHRINK))
+            high = torch.maximum(high, torch.lerp(before_high, high, SHRINK))
+        self.ranges[name] = torch.stack([low, high])
 
     @torch.no_grad()
     def widen(self, context: Context) -> None:
@@ -186,7 +192,7 @@ class QuantiseAware(Stage):
         weight_bits, input_bits: 8, or fewer for what is harder than int8. exclude: layers that stay float, as
             MODULE.LAYER, such as "student.head".
         moving_share: of the steps in which the ranges of inputs still move; after them they are fixed. Each process
-            averages the ranges of its own batches, and after every step all take the widest of them.
+            moves them by its own batches, and after every step all take the widest.
 
     Batch norm is frozen: its running statistics are what deployment folds into the weights. Its scale and shift learn.
     """

@@ -12,6 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from compressor.policy import Choice
 from compressor.report import words
 from profiles.results import Record, Results
 
@@ -103,8 +104,9 @@ def _console(console: Console | None) -> Console:
     return console
 
 
-def print_table(results: Results, console: Console | None = None) -> None:
-    """One table per student and device: what each artifact costs and what it still knows; below it, every reason.
+def print_table(results: Results, console: Console | None = None, choices: Sequence[Choice] = ()) -> None:
+    """One table per student and device: what each artifact costs and what it still knows; below it, every reason, and
+    which precision the policy keeps (`choices`).
 
     Fits 100 columns. Columns that nothing was measured for are left out; on narrow terminals some others, too.
     """
@@ -121,6 +123,9 @@ def print_table(results: Results, console: Console | None = None) -> None:
             if record.reason:
                 status = Text(record.status, style=STATUS_STYLES[record.status])
                 console.print(Text.assemble(_artifact(record), " ", status, ": ", record.reason))
+        for choice in choices:
+            if (choice.student, choice.device) == (student, device) and len(records) > 1:
+                console.print(Text(choice.sentence()))
         console.print()
 
 

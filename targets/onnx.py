@@ -14,7 +14,7 @@ import numpy as np
 from profiles.errors import require
 from targets.graph import Graph
 from targets.qdq import write_qdq
-from targets.quantize import OPERATORS, check_options, choice, excluded_layers, option, saturates, threads_of
+from targets.quantize import OPERATORS, WEIGHTED, check_options, choice, excluded_layers, option, saturates, threads_of
 from targets.session import GraphSession
 from targets.target import CompiledGraph, GraphSource
 
@@ -49,6 +49,8 @@ class OnnxRuntime:
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
     # Its last optimisation level has crashed on graphs that the one before runs (a float16 Conv3d with a GRU).
     cautious_options: ClassVar[Mapping[str, Any]] = {"optimization": "extended"}
+    # What targets.sensitivity simulates.
+    sensitivity: ClassVar[Mapping[str, Any]] = {"operators": (*WEIGHTED, "Add", "AveragePool", "GlobalAveragePool")}
 
     def version(self) -> str:
         return _runtime().__version__

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from profiles.errors import require
 from targets.graph import Graph
 from targets.half import half_problem
 from targets.quantize import (
+    ARITHMETIC,
+    WEIGHTED,
     calibration_of,
     check_options,
     choice,
@@ -50,6 +52,7 @@ class OpenVino:
 
     name = "openvino"
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+    sensitivity: ClassVar[Mapping[str, Any]] = {"operators": (*WEIGHTED, *ARITHMETIC)}  # what NNCF quantises
 
     def version(self) -> str:
         return _openvino().get_version().split("-")[0]

@@ -15,6 +15,10 @@ from targets.target import GraphSource
 
 CALIBRATION_CHUNK = 32
 
+# ONNX operators with weights, and those between them that some runtimes quantise as well.
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+ARITHMETIC = ("Add", "AveragePool", "GlobalAveragePool", "Mul", "ReduceMean", "Sub")
+
 # What is quantised unless the device profile's option `quantize_operators` says otherwise: layers with weights, and the
 # operators between them that would else force a way back to float. Softmax, normalisations, divisions and products of
 # two computed tensors stay float: their ranges are wide and their cost is small. Relu and Clip are here so that a

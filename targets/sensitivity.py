@@ -8,9 +8,10 @@ sums): the compiled file is measured all the same, the simulation only says wher
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,9 @@ import numpy as np
 from profiles.errors import require
 from targets.parity import compare
 from targets.qdq import prepare
-from targets.quantize import calibration_of, chunks
+from targets.quantize import WEIGHTED, calibration_of, chunks
 from targets.target import GraphSource
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-ARITHMETIC = ("Add", "AveragePool", "GlobalAveragePool", "Mul", "ReduceMean", "Sub")  # quantised by some runtimes
 RANGE_ROWS = 64  # of the calibration inputs, that ranges are taken from
 ROWS = 16  # of the golden inputs, that errors are measured on; fewer where a network is slow
 MARGIN_DB = 1.5  # what the simulation must have in reserve, since kernels also round sums
@@ -101,6 +100,14 @@ def find_sensitive(
         reached,
         time.monotonic() - start,
     )
+
+
+def search(bundle: str, graph: str, limit_db: float, **settings: Any) -> dict[str, Any]:
+    """`find_sensitive` on a graph of a bundle; runs in the sandbox. Gives the Sensitivity as JSON."""
+    from targets.bundle import Bundle
+
+    with tempfile.TemporaryDirectory() as folder:
+        return asdict(find_sensitive(Bundle.open(bundle).source(graph), Path(folder), limit_db, **settings))
 
 
 def _smallest(most: int, measure: Any, limit: float, at_zero: float) -> tuple[int | None, float | None]:

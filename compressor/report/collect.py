@@ -15,6 +15,7 @@ from profiles.results import Record
 from profiles.storage import write_json
 
 if TYPE_CHECKING:
+    from compressor.policy import Choice
     from compressor.records import Subject
     from targets.artifact import Artifact
     from targets.measurement import Measurement
@@ -31,7 +32,7 @@ class DetailsWriter:
         self.details: dict[str, Any] = {
             "schema": 1, "layers": {}, "latency_samples_ms": {}, "teachers": {}, "examples": {}, "examples_from": {},
             "credits": [], "training": {}, "devices": {device.name: device.summary for device in devices}, "notes": {},
-            "extra_metrics": {}, "remarks": [],
+            "extra_metrics": {}, "choices": [], "remarks": [],
         }  # fmt: skip
 
     def add_subject(self, subject: Subject) -> list[str]:
@@ -66,7 +67,7 @@ class DetailsWriter:
             key = record_key(record)
             graphs = artifact.manifest["graphs"]
             entries = graphs.values() if record.graph == "*" else [graphs[record.graph]]
-            notes = [note for entry in entries for note in entry["notes"]]
+            notes = [note for entry in entries for note in [*entry["notes"], *_excluded(entry)]]
             if found is None:
                 self._note(key, notes)
                 continue
@@ -78,6 +79,10 @@ class DetailsWriter:
             self._note(key, [*notes, *([conditions["note"]] if conditions and conditions["note"] else [])])
         if found is not None:
             self._add_answers(rows[-1], record_key(rows[-1]), found, split)
+
+    def add_choices(self, choices: Sequence[Choice]) -> None:
+        """What the precision policy keeps."""
+        self.details["choices"] += [asdict(choice) for choice in choices]
 
     def _note(self, key: str, notes: list[str]) -> None:
         if notes:
@@ -99,6 +104,12 @@ class DetailsWriter:
 
     def write(self, path: Path) -> None:
         write_json(path, self.details)
+
+
+def _excluded(entry: dict[str, Any]) -> list[str]:
+    """Which layers the search for those that int8 hurts has left in float."""
+    layers = (entry["quantization"] or {}).get("excluded_layers")
+    return [f"int8 hurts these layers, they stay float: {', '.join(layers)}"] if layers else []
 
 
 def _layer(layer: Any) -> dict[str, Any]:

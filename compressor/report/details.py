@@ -60,6 +60,17 @@ class Credit(_Strict):
     note: str | None = None
 
 
+class Precisions(_Strict):
+    """Which precision the policy keeps of a student on one device and runtime (see compressor.policy.Choice)."""
+
+    student: str
+    device: str
+    runtime: str
+    kept: str | None
+    because: str
+    dropped: dict[str, str] = {}
+
+
 class Details(_Strict):
     schema_: Literal[1] = Field(1, alias="schema")
     layers: dict[str, dict[str, list[Layer]]] = {}
@@ -72,6 +83,7 @@ class Details(_Strict):
     devices: dict[str, str] = {}  # device -> its profile's summary
     notes: dict[str, list[str]] = {}  # same keys as latency_samples_ms: what the runtime did that a reader should know
     extra_metrics: dict[str, dict[str, float]] = {}  # same keys; further metrics by name, e.g. acc@5
+    choices: list[Precisions] = []
     remarks: list[str] = []  # on the whole run, e.g. that weights are random
     model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False)
 

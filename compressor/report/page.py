@@ -54,7 +54,7 @@ def render(inputs: Inputs) -> str:
         inputs=inputs, details=inputs.details, rows=rows, whole=whole, cards=cards, plots=plots,
         findings=findings(whole), layer_tables=layer_tables(inputs.details, rows),
         uncounted=uncounted_without_layers(inputs.details, rows), budgets=budget_names(rows),
-        examples=shown_examples(inputs.details.examples),
+        examples=shown_examples(inputs.details.examples), choices=inputs.details.choices,
         credits=all_credits(inputs.details, library is not None, version),
         figures=data, plotly=library, nonce=hashlib.sha256(data.encode()).hexdigest()[:32],
     )  # fmt: skip

@@ -11,11 +11,11 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from profiles.errors import MissingError, RequestError
 from targets.graph import Graph
-from targets.quantize import check_options, excluded_layers, option
+from targets.quantize import WEIGHTED, check_options, excluded_layers, option
 from targets.target import CompiledGraph, GraphSource
 from targets.tensorrt.cuda import EXTRA, device_count
 
@@ -30,6 +30,7 @@ class TensorRtTarget:
     batch), workspace_bytes; for int8 exclude_layers (list of tensor names)."""
 
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+    sensitivity: ClassVar[Mapping[str, Any]] = {"operators": WEIGHTED, "symmetric": True}
 
     def __init__(self, name: str, module: str, default_capabilities: tuple[str, ...], builds_without_gpu: bool) -> None:
         self.name, self.module = name, module

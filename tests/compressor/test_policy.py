@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from compressor.policy import choose
-from profiles.results import Cost, Latency, Record
+from profiles.results import Cost, Latency, RanOn, Record
+
+HERE = RanOn(kind="host", name="here")
 
 
 def record(precision: str, status: str = "verified", ms: tuple[float, float] | None = None, **more: Any) -> Record:
@@ -18,22 +20,22 @@ def record(precision: str, status: str = "verified", ms: tuple[float, float] | N
         )
     return Record(
         student="s", graph="*", device="d", runtime="r", precision_requested=precision, status=status,  # type: ignore[arg-type]
-        latency_ms=latency, **more,
+        latency_ms=latency, **{"ran_on": None if status in ("built", "deferred") else HERE, **more},
     )  # fmt: skip
 
 
 def test_the_fastest_that_passes_is_kept_and_the_others_say_why_not() -> None:
     (choice,) = choose([record("int8", ms=(1.0, 0.1)), record("fp32", ms=(3.0, 0.1)), record("fp16", ms=(2.0, 0.1))])
-    assert choice.kept == "int8" and choice.because == "is faster than fp16 (mean 1 ms against 2 ms)"
+    assert choice.kept == "int8" and choice.because == "it is faster than fp16 (mean 1 ms against 2 ms)"
     assert set(choice.dropped) == {"fp32", "fp16"}
-    assert "fp16 passes, too, and is faster than fp32" in choice.dropped["fp32"]
+    assert "fp16 is faster than fp32" in choice.dropped["fp32"]
 
 
 def test_int8_that_is_slower_is_dropped_and_said_so() -> None:
     (choice,) = choose([record("fp32", ms=(1.0, 0.1)), record("int8", ms=(1.5, 0.1))])
     assert choice.kept == "fp32"
     assert choice.dropped == {"int8": "it is slower than fp32 (mean 1.5 ms against 1 ms)"}
-    assert "int8 is dropped: it is slower" in choice.sentence()
+    assert "int8 is not, it is slower" in choice.sentence()
 
 
 def test_what_cannot_be_told_apart_in_time_is_decided_by_size() -> None:
@@ -59,4 +61,9 @@ def test_instructions_decide_where_an_emulator_ran() -> None:
 def test_a_runtime_with_one_precision_and_one_without_any() -> None:
     only, none = choose([record("int8"), record("int8", "failed", reason="died").model_copy(update={"runtime": "x"})])
     assert only.kept == "int8" and only.because == "the only precision there is" and not only.dropped
-    assert none.kept is None and none.sentence() == "x: nothing passes; int8 is dropped: failed, died"
+    assert none.kept is None and none.sentence() == "x: nothing passes; int8 is not, failed, died"
+
+
+def test_where_nothing_can_run_the_lowest_precision_is_kept_and_its_speed_is_left_open() -> None:
+    (choice,) = choose([record("fp32", "built", artifact_bytes=100), record("int8", "built", artifact_bytes=300)])
+    assert choice.kept == "int8" and "must be measured on the device" in choice.because

@@ -1,0 +1,112 @@
+"""int8 files that fail their gates, compiled again with the layers that hurt left in float.
+
+`targets.sensitivity` ranks the layers; the count that its simulation asks for is tried first, then twice and four times
+as many. What counts is what the compiled file measures. Bounded in rounds and in time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from profiles.device import Device
+from profiles.results import Record
+from targets import sandbox
+from targets.artifact import Artifact
+from targets.bundle import Bundle
+from targets.measurement import Measurement
+from targets.parity import INT8_SQNR_DB
+from targets.sensitivity import MARGIN_DB
+from targets.target import get_target
+
+ROUNDS = 3
+TIMEOUT_S = 300.0
+LARGEST_SHARE = 0.5  # with more of the layers in float it is no int8 file any more
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One cell of the matrix. `refusal`: why it is not tried, known beforehand."""
+
+    device: Device
+    runtime: str
+    precision: str
+    refusal: str | None = None
+
+    def with_options(self, **options: Any) -> Combination:
+        """The same cell, with other options of the runtime."""
+        profile = self.device.runtimes[self.runtime]
+        changed = profile.model_copy(update={"options": {**profile.options, **options}})
+        runtimes = {**self.device.runtimes, self.runtime: changed}
+        return replace(self, device=self.device.model_copy(update={"runtimes": runtimes}))
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An artifact, what was measured of it (None: it did not run), and its records; the last is the whole student's."""
+
+    rows: list[Record]
+    artifact: Artifact
+    found: Measurement | None
+
+    @property
+    def whole(self) -> Record:
+        return self.rows[-1]
+
+
+def repair(
+    bundle: Bundle,
+    cell: Combination,
+    failed: Attempt,
+    attempt: Callable[[Combination], Attempt],
+    say: Callable[[str], None] = lambda _: None,
+) -> Attempt:
+    """The first attempt that passes with layers in float, else the last one, with what was tried in its reason.
+
+    Targets that cannot leave layers in float (no attribute `sensitivity`) give the failed attempt back.
+    """
+    settings = getattr(get_target(cell.runtime), "sensitivity", None)
+    if settings is None:
+        return failed
+    start = time.monotonic()
+    say(f"{cell.runtime} int8 fails ({failed.whole.reason}): looking for the layers that hurt")
+    try:
+        ranking, first = _rank(bundle, failed, settings)
+    except sandbox.SandboxError as error:
+        say(f"the search for layers that hurt failed: {error.reason}")
+        return failed
+    last, tried, count = failed, 0, max(first, 1)
+    for _ in range(ROUNDS):
+        if count > LARGEST_SHARE * len(ranking) or time.monotonic() - start > TIMEOUT_S:
+            break
+        say(f"{cell.runtime} int8 again, with {count} of {len(ranking)} layers in float")
+        last, tried = attempt(cell.with_options(exclude_layers=ranking[:count])), count
+        if last.whole.status not in ("rejected", "failed"):
+            return last
+        count *= 2
+    if not tried:
+        return failed
+    reason = f"{last.whole.reason}; so it is with {tried} of {len(ranking)} layers in float"
+    return replace(last, rows=[*last.rows[:-1], last.whole.model_copy(update={"reason": reason})])
+
+
+def _rank(bundle: Bundle, failed: Attempt, settings: dict[str, Any]) -> tuple[list[str], int]:
+    """Layers of the graphs that failed, or of all where the student as a whole did, worst first; and how many of them
+    the simulation leaves in float."""
+    graphs = [row.graph for row in failed.rows[:-1] if row.status == "rejected"] or list(bundle.graphs)
+    limit_db = INT8_SQNR_DB + MARGIN_DB
+    alone: dict[str, float] = {}
+    count = 0
+    for name in graphs:
+        arguments = {
+            "bundle": str(bundle.path), "graph": name, "limit_db": limit_db,
+            "timeout_s": TIMEOUT_S / 3 / len(graphs), **settings,
+        }  # fmt: skip
+        found = sandbox.call(
+            "targets.sensitivity:search", arguments, doing=f"ranking the layers of {name}", timeout_s=TIMEOUT_S
+        ).value
+        alone.update(found["alone_db"])
+        count += len(found["excluded"] or ())
+    return sorted(alone, key=lambda layer: alone[layer]), count
