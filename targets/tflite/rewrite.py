@@ -39,16 +39,20 @@ class Evaluator:
 
     def __init__(self, forms: Collection[str] = ()) -> None:
         from targets.tflite.rules_integer import FORMS
-        from targets.tflite.rules_layout import POINTWISE, RULES
+        from targets.tflite.rules_layout import POINTWISE, REVERSED, RULES
 
         self.rules: dict[str, list[Rule]] = {name: [rule] for name, rule in RULES.items()}
         for form in sorted(forms):
             for name, rule in FORMS[form].items():
                 self.rules.setdefault(name, []).append(rule)
-        self.pointwise = POINTWISE
+        self.pointwise, self.reversed = POINTWISE, REVERSED
 
-    def __call__(self, operator: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    def __call__(self, operator: Any, args: Sequence[Any], kwargs: dict[str, Any], fixed: bool = False) -> Any:
+        """`fixed`: the first argument is a constant, and not all are."""
         name = str(operator)
+        if fixed and name in self.reversed:
+            operator, args = None, (args[1], args[0], *args[2:])
+            name = self.reversed[name]
         held = _common_form(args) if name in self.pointwise else None
         if held is not None:  # the same operator on what is held
             inner = [value.value if isinstance(value, held) else value for value in args]
@@ -107,18 +111,23 @@ def _run(module: Any, inputs: Sequence[Any], evaluator: Evaluator) -> list[Any]:
     from torch.utils._pytree import tree_leaves
 
     values: dict[Any, Any] = {}
+    constant: set[Any] = set()
     feeds = iter(inputs)
     with traceback.preserve_node_meta():
         for node in module.graph.nodes:
             args = map_arg(node.args, values.__getitem__)
             kwargs = map_arg(node.kwargs, values.__getitem__)
+            if node.op != "placeholder" and all(source in constant for source in node.all_input_nodes):
+                constant.add(node)
             with traceback.set_current_meta(node):
                 if node.op == "placeholder":
                     values[node] = next(feeds)
                 elif node.op == "get_attr":
                     values[node] = _attribute(module, node.target)
                 elif node.op == "call_function":
-                    values[node] = evaluator(node.target, args, kwargs)
+                    first = node.args[0] if node.args else None
+                    fixed = first in constant and node not in constant if hasattr(first, "op") else False
+                    values[node] = evaluator(node.target, args, kwargs, fixed)
                 elif node.op == "output":
                     return [plain(value) for value in tree_leaves(args, is_leaf=lambda v: isinstance(v, Deferred))]
                 else:

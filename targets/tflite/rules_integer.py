@@ -42,7 +42,7 @@ def prelu(x: Any, weight: Any) -> Any:
 
 
 def at_most(value: Any, ceiling: float) -> Any:
-    return ceiling - (ceiling - value).relu()
+    return (value * -1.0 + ceiling).relu() * -1.0 + ceiling
 
 
 def clamp(x: Any, low: Any = None, high: Any = None) -> Any:

@@ -126,6 +126,25 @@ def conv_transpose1d(
     return Line(functional.conv_transpose2d(_line(x), weight.unsqueeze(2), bias, steps, around, extra, groups, spread))
 
 
+def conv_transpose2d(
+    x: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+    groups: int = 1, dilation: Any = 1,
+) -> Any:  # fmt: skip
+    """Without output padding, which does not convert: the whole result, cut."""
+    from torch.nn import functional
+
+    (top, left), (below, right) = (_two(padding), _two(output_padding))
+    if not (below or right) or below > top or right > left:
+        return DECLINED
+    whole = functional.conv_transpose2d(plain(x), weight, bias, stride, 0, 0, groups, dilation)
+    return whole[:, :, top : whole.shape[2] - top + below, left : whole.shape[3] - left + right]
+
+
+def _two(value: Any) -> list[int]:
+    numbers = [int(number) for number in (value if isinstance(value, (list, tuple)) else [value])]
+    return numbers * (2 if len(numbers) == 1 else 1)
+
+
 def max_pool1d(
     x: Any, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
 ) -> Any:
@@ -354,10 +373,6 @@ def root(x: Any) -> Any:
     return Root(plain(x))
 
 
-def reciprocal(x: Any) -> Any:
-    return x.value.rsqrt() if isinstance(x, Root) else DECLINED
-
-
 def layer_norm(x: Any, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Any:
     """(x - mean) * rsqrt(mean((x - mean)^2) + eps): fewer operators than the converter's own form, which subtracts
     mean * rsqrt from x * rsqrt. Where the mean is many times the spread, int8 loses the difference of those two."""
@@ -369,10 +384,47 @@ def layer_norm(x: Any, shape: Sequence[int], weight: Any = None, bias: Any = Non
     return result if bias is None else result + bias
 
 
+# -- arithmetic --------------------------------------------------------------------------------------------------------
+
+
+def add(x: Any, y: Any, alpha: Any = 1) -> Any:
+    return DECLINED if alpha == 1 else plain(x) + plain(y) * alpha
+
+
+def subtract(x: Any, y: Any, alpha: Any = 1) -> Any:
+    return DECLINED if alpha == 1 else plain(x) - plain(y) * alpha
+
+
+def subtract_from(x: Any, constant: Any, alpha: Any = 1) -> Any:
+    """constant - alpha x, without the constant in front: where the layout was turned, litert-torch 0.10 converts
+    c - x to x - c and c / x to x / c without a word."""
+    return plain(x) * (-1.0 * alpha) + constant
+
+
+def divide_into(x: Any, constant: Any) -> Any:
+    """constant / x, as `subtract_from`. A root's reciprocal is an operator of its own."""
+    if isinstance(x, Root):
+        return x.value.rsqrt() * constant
+    value = plain(x)
+    return value / (value * value) * constant
+
+
+def reciprocal(x: Any) -> Any:
+    return divide_into(x, 1.0)
+
+
+REVERSED = {"aten.sub.Tensor": "constant - x", "aten.div.Tensor": "constant / x"}
 RULES: dict[str, Rule] = {
+    "constant - x": subtract_from,
+    "constant / x": divide_into,
+    "aten.rsub.Scalar": subtract_from,
+    "aten.rsub.Tensor": subtract_from,
+    "aten.add.Tensor": add,
+    "aten.sub.Tensor": subtract,
     "aten.conv1d.default": conv1d,
     "aten.conv1d.padding": conv1d,
     "aten.conv_transpose1d.default": conv_transpose1d,
+    "aten.conv_transpose2d.input": conv_transpose2d,
     "aten.max_pool1d.default": max_pool1d,
     "aten.avg_pool1d.default": avg_pool1d,
     "aten.adaptive_avg_pool1d.default": adaptive_avg_pool1d,

@@ -53,13 +53,13 @@ def recurrent_reason(kind: str, steps: int) -> str | None:
 
 
 def _program_reason(path: Path) -> str | None:
-    for name, sizes in _calls(path):
-        if name.split(".")[2] in RECURRENT:
-            steps = _steps(sizes)
-            found = recurrent_reason(name.split(".")[2].upper(), steps)
+    for operator, node in _calls(path):
+        kind = operator.removeprefix("torch.ops.aten.").split(".")[0]
+        if kind in RECURRENT:
+            found = recurrent_reason(kind.upper(), _steps(node))
             if found:
                 return found
-        elif name == "torch.ops.aten.conv_transpose3d.input":
+        elif operator == "torch.ops.aten.conv_transpose3d.input":
             return "conv_transpose3d has no two-dimensional form here: replace it, for example by an upsampling"
     return None
 
