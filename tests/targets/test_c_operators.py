@@ -15,8 +15,8 @@ from tests.tools import need, need_module
 
 # Random files per family; the slow test takes ten times as many.
 CASES = {
-    "binary": 450, "copying": 450, "lookup": 200, "pooling": 200, "reducing": 250, "softmax": 100,
-    "matrix_product": 150, "gathering": 100, "widths": 80, "reshaping": 40,
+    "binary": 400, "copying": 400, "lookup": 200, "pooling": 200, "reducing": 250, "softmax": 100,
+    "matrix_product": 140, "gathering": 100, "widths": 80, "reshaping": 40,
     "network": 80,
 }  # fmt: skip
 CHUNK = 450  # files per library
