@@ -96,13 +96,13 @@ class EthosU:
         return CompiledGraph(
             ("model_vela.tflite",),
             "int8",
-            quantization={**quantized.quantization, "parity before vela": checked},
+            quantization={**quantized.quantization, "parity_before_vela": checked},
             notes=(*quantized.notes, *notes),
             problem=problem,
             on_device=_command(arguments["accelerator-config"]),
             cost={"kind": "npu_cycles", "value": summary["cycles_total"], "source": "estimated"},
             memory=_memory(summary),
-            build={"vela": {**arguments, **summary}, "operators on the CPU": left},
+            build={"vela": {**arguments, **summary}, "operators_on_cpu": left},
         )
 
     def open(self, graph: Graph, files: tuple[Path, ...], precision: str, options: Mapping[str, Any]) -> NoReturn:

@@ -64,10 +64,10 @@ def test_the_int8_file_is_checked_and_the_result_is_an_estimate(
     bundle = small_bundle("gru")
     compiled = target.compile(bundle.source("gru"), tmp_path, "int8", {"accelerator": "ethos-u55-128"})
     assert compiled.problem is None and compiled.precision == "int8"
-    assert compiled.quantization["parity before vela"]["sqnr_db"] >= INT8_SQNR_DB
+    assert compiled.quantization["parity_before_vela"]["sqnr_db"] >= INT8_SQNR_DB
     assert compiled.cost is not None and compiled.cost["source"] == "estimated"
     assert compiled.memory is not None and set(compiled.memory) == {"arena", "flash"}
-    assert compiled.build["operators on the CPU"] == {}
+    assert compiled.build["operators_on_cpu"] == {}
     assert compiled.on_device is not None and "num_macs=128" in compiled.on_device
     with pytest.raises(MissingError, match="nothing on this machine runs an Ethos-U"):
         target.open(bundle.graphs["gru"], (tmp_path / "model_vela.tflite",), "int8", {})
@@ -88,7 +88,7 @@ def test_operators_that_stay_on_the_cpu_are_named(tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(0, 50, (16, 7))
     source = write_single(tmp_path / "b", Bag(), {"ids": ids}, ("bag",)).source("net")
     compiled = target.compile(source, tmp_path, "int8", {"accelerator": "ethos-u55-128"})
-    assert compiled.build["operators on the CPU"] == {"GATHER": 1}
+    assert compiled.build["operators_on_cpu"] == {"GATHER": 1}
     assert compiled.notes[-1] == "1 x GATHER is left on the CPU and not in the estimate"
     assert compiled.problem is None
 
@@ -125,3 +125,9 @@ def test_velas_own_refusal_is_one_line(tmp_path: Path) -> None:
 def test_only_int8_is_supported(imu: Bundle) -> None:
     assert target.unsupported(imu.source("imu"), "fp32") == "Ethos-U computes in int8, not in fp32"
     assert target.unsupported(imu.source("imu"), "int8") is None
+
+
+def test_without_vela_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("targets.ethos_u.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingError, match=r"edge-compressor\[mcu\]"):
+        target.version()
