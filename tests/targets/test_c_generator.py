@@ -155,3 +155,14 @@ def test_an_index_outside_the_table_reads_its_nearest_row(tmp_path: Path) -> Non
     raw = build("GATHER", [table, Spec((4,), "int32")], [spec(4, 2)], axis=0)
     rows = Library([raw], tmp_path).run(0, [np.array([-5, 1, 2, 99], np.int32)])[0]
     assert rows.tolist() == [[0, 1], [2, 3], [4, 5], [4, 5]]
+
+
+def test_outputs_may_be_constants_views_or_given_twice(tmp_path: Path) -> None:
+    table = spec(2, 3, data=np.arange(6, dtype=np.int8).reshape(2, 3))
+    flat, x, square = spec(6), spec(4), spec(2, 2)
+    nodes = [
+        Node("RESHAPE", [table, constant([6])], [flat], {"newShape": [6]}),
+        Node("RESHAPE", [x, constant([2, 2])], [square], {"newShape": [2, 2]}),
+    ]
+    outputs = Library([build_graph(nodes, [flat, square, square])], tmp_path).run(0, [np.array([1, 2, 3, 4], np.int8)])
+    assert [value.tolist() for value in outputs] == [[0, 1, 2, 3, 4, 5], [[1, 2], [3, 4]], [[1, 2], [3, 4]]]
