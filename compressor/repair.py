@@ -1,7 +1,7 @@
 """int8 files that fail their gates, compiled again with the layers that hurt left in float.
 
-`targets.sensitivity` ranks the layers; the count that its simulation asks for is tried first, then twice and four times
-as many. What counts is what the compiled file measures. Bounded in rounds and in time.
+`targets.sensitivity` ranks the layers; the count that its simulation asks for is tried first, then twice as many,
+and so on. What counts is what the compiled file measures. Bounded in rounds and in time.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from targets.parity import INT8_SQNR_DB
 from targets.sensitivity import MARGIN_DB
 from targets.target import get_target
 
-ROUNDS = 3
+ROUNDS = 5
 TIMEOUT_S = 300.0
+FIRST_SHARE = 0.05  # of the layers, where the simulation says that none must stay float and the file says otherwise
 LARGEST_SHARE = 0.5  # with more of the layers in float it is no int8 file any more
 
 
@@ -77,7 +78,7 @@ def repair(
     except sandbox.SandboxError as error:
         say(f"the search for layers that hurt failed: {error.reason}")
         return failed
-    last, tried, count = failed, 0, max(first, 1)
+    last, tried, count = failed, 0, first or max(1, round(FIRST_SHARE * len(ranking)))
     for _ in range(ROUNDS):
         if count > LARGEST_SHARE * len(ranking) or time.monotonic() - start > TIMEOUT_S:
             break

@@ -58,7 +58,7 @@ def find_sensitive(
 
     Args:
         folder: an existing directory for intermediate files. operators: names of those that would be quantised.
-        symmetric: activations have no zero point. timeout_s: layers not looked at by then are taken as harmless.
+        symmetric: activations have no zero point. timeout_s: layers not looked at by then come last.
     Raises RequestError if the graph has no calibration inputs.
     """
     start = time.monotonic()
@@ -91,10 +91,11 @@ def find_sensitive(
         if time.monotonic() - start > timeout_s:
             break
         alone[name] = signal_db({name})
-    worst = sorted(alone, key=lambda name: alone[name])
+    # those that there was no time for follow from the input on: errors that come early are carried furthest
+    worst = [*sorted(alone, key=lambda name: alone[name]), *(name for name in names if name not in alone)]
     count, reached = _smallest(len(worst), lambda k: signal_db(set(names) - set(worst[:k])), limit_db, all_db)
     return Sensitivity(
-        {name: alone[name] for name in worst},
+        {name: alone.get(name, CLEAN_DB) for name in worst},
         all_db,
         None if count is None else tuple(worst[:count]),
         reached,

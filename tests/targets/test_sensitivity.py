@@ -5,41 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from targets.graph import Graph, TensorSpec
 from targets.parity import compare
 from targets.sensitivity import _smallest, fake_quantise_weights, find_sensitive
 from targets.target import GraphSource, get_target
-
-WIDTH = 16
+from tests.targets.outlier import WIDTH, write_outlier
 
 
 @pytest.fixture(scope="module")
 def outlier(tmp_path_factory: pytest.TempPathFactory) -> GraphSource:
-    """Three layers; behind the first, one channel is 3,000 times the others, and the second layer divides it again: in
-    int8 the second layer's input has no steps left for the others."""
-    rng = np.random.default_rng(0)
-    first, second, third = (rng.standard_normal((WIDTH, WIDTH)).astype(np.float32) / 4 for _ in range(3))
-    first[:, 0] *= 3000
-    second[0] /= 3000
-    nodes = [
-        helper.make_node("MatMul", ["x", "w1"], ["first"]),
-        helper.make_node("Relu", ["first"], ["a"]),
-        helper.make_node("MatMul", ["a", "w2"], ["second"]),
-        helper.make_node("Relu", ["second"], ["b"]),
-        helper.make_node("MatMul", ["b", "w3"], ["y"]),
-    ]
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", WIDTH]) for name in "xy")
-    constants = [numpy_helper.from_array(w, n) for n, w in (("w1", first), ("w2", second), ("w3", third))]
     path = tmp_path_factory.mktemp("outlier") / "m.onnx"
-    body = helper.make_graph(nodes, "g", [x], [y], constants)
-    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)]), path)
+    feeds = write_outlier(path)
     spec = ("batch", WIDTH)
     graph = Graph("g", (TensorSpec("x", "float32", spec),), (TensorSpec("y", "float32", spec),))
-    feeds = {"x": rng.standard_normal((64, WIDTH)).astype(np.float32)}
     return GraphSource(graph, path, calibration=feeds, golden={"x": feeds["x"][:16]})
 
 
