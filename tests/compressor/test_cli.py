@@ -70,6 +70,7 @@ def benched(model, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[
     out = tmp_path_factory.mktemp("bench")
     command = [sys.executable, "-m", "compressor", "bench", str(model), "--device", "host", "--json"]
     options = ["--data", str(model.with_name("inputs.npz")), "--metric", "top1", "--out", str(out)]
+    options += ["--runtime", "onnx", "--runtime", "openvino"]
     done = subprocess.run([*command, *options], capture_output=True, text=True)
     return out, done
 

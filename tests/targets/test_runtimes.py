@@ -1,4 +1,4 @@
-"""Both runtimes, each in three precisions, on small real networks."""
+"""The runtimes for processors, each in three precisions, on small real networks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from targets.quantize import saturates
 from targets.target import GraphSource, Target, get_target, list_targets
 from tests.targets import nets
 
-RUNTIMES = ("onnx", "openvino")
+RUNTIMES = ("onnx", "openvino", "tflite")
 PRECISIONS = ("fp32", "fp16", "int8")
 Compiled = Callable[..., Any]
 
@@ -92,7 +92,8 @@ def test_lower_precision_takes_less_space_for_the_weights(compiled: Compiled, ru
     parameters = convolutions + (16 + 16 + 32 + 32 + 32 + 32 + 64) + (64 * 4 + 4)
     weights = {p: sum(f.stat().st_size for f in compiled(runtime, p)[1] if f.suffix != ".xml") for p in PRECISIONS}
     assert weights["fp32"] >= 4 * parameters
-    assert weights["fp32"] - weights["fp16"] == pytest.approx(2 * parameters, rel=0.1)
+    # TFLite keeps biases in float32, and a conversion per layer stands in the same file
+    assert weights["fp32"] - weights["fp16"] == pytest.approx(2 * parameters, rel=0.15 if runtime == "tflite" else 0.1)
     if runtime == "openvino":
         assert weights["int8"] < weights["fp16"]
 
@@ -104,8 +105,9 @@ def test_int8_runs_every_layer_with_weights_in_int8_and_says_what_stayed_float(
     """8 layers have weights: stem, three times depthwise and pointwise, head."""
     result, _ = compiled(runtime, "int8")
     layers = {"QLinearConv", "QGemm", "Convolution", "FullyConnected"}
+    layers |= {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}
     assert sum(n for name, n in result.quantization["quantized_operators"].items() if name in layers) == 8
-    assert not {"Conv", "FusedConv", "Gemm", "MatMul", "Convolution", "FullyConnected"} & set(result.float_operators)
+    assert not {"Conv", "FusedConv", "Gemm", "MatMul", *layers} & set(result.float_operators)
     assert result.quantization["samples"] == 128
 
 
