@@ -26,7 +26,7 @@ from targets import sandbox
 from targets.bundle import Bundle, arrays_of, split_file
 from targets.graph import Graph
 from targets.manifest import place_file, read_manifest, verify_files
-from targets.target import Session, Target, get_target, not_runnable
+from targets.target import GraphError, Session, Target, get_target, not_runnable
 
 if TYPE_CHECKING:
     from profiles.device import Device
@@ -257,6 +257,9 @@ def _compile_one(
             "targets.artifact:compile_graph", arguments, doing=label, timeout_s=timeout_s, memory_bytes=memory_bytes
         )
         compiled, opened = result.value, {"options": options, "notes": []}
+        if "failure" in compiled:
+            shutil.rmtree(folder)
+            return {**entry, "status": "failed", "reason": compiled["failure"]}
         status, reason = _state(target, compiled)
         if status == "built" and reason is None:
             opened = _try_open(target, arguments, compiled, timeout_s, memory_bytes)
@@ -320,8 +323,14 @@ def _try_open(
 def compile_graph(
     bundle: str, graph: str, runtime: str, precision: str, options: dict[str, Any], out: str
 ) -> dict[str, Any]:
-    """Compile one graph into `out`; runs in the sandbox. Gives targets.target.CompiledGraph as JSON."""
-    compiled = get_target(runtime).compile(Bundle.open(bundle).source(graph), Path(out), precision, options)
+    """Compile one graph into `out`; runs in the sandbox.
+
+    Gives targets.target.CompiledGraph as JSON, or {"failure": reason} if the graph cannot be had on this runtime.
+    """
+    try:
+        compiled = get_target(runtime).compile(Bundle.open(bundle).source(graph), Path(out), precision, options)
+    except GraphError as error:
+        return {"failure": str(error)}
     return asdict(compiled)
 
 

@@ -23,6 +23,11 @@ from targets.graph import Arrays, Graph
 GROUP = "edge_compressor.targets"
 
 
+class GraphError(RequestError):
+    """This graph cannot be had on this runtime, found while compiling it. It fails its own artifact and not the whole
+    run, as a wrong option would."""
+
+
 @dataclass(frozen=True)
 class GraphSource:
     """What a target compiles: one graph of a bundle and the files that hold it."""

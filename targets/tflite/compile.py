@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from profiles.errors import RequestError
 from targets.half import half_problem
 from targets.quantize import calibration_of, choice
-from targets.target import CompiledGraph, GraphSource
+from targets.target import CompiledGraph, GraphError, GraphSource
 from targets.tflite import quantize
 from targets.tflite.convert import float_model
 from targets.tflite.flatbuffer import with_gathers
@@ -61,14 +60,14 @@ def compile_quantized(source: GraphSource, out: Path, options: Mapping[str, Any]
 def compile_integer(source: GraphSource, out: Path) -> CompiledGraph:
     """As `compile_quantized` in full, for a machine without float arithmetic.
 
-    Raises RequestError naming the operators that could not be quantised.
+    Raises GraphError naming the operators that could not be quantised.
     """
     compiled = compile_quantized(source, out, {})
     model = read_model(out / FILE)
     stayed = quantize.float_operators(model) or [o for o in model.operators if quantize.computes_in_float(o)]
     if stayed:
         places = ", ".join(operator.place for operator in stayed[:3]) + (", ..." if len(stayed) > 3 else "")
-        raise RequestError(
+        raise GraphError(
             f"graph {source.graph.name}: full int8 needs integer operators only, but {len(stayed)} stayed float:"
             f" {places}: replace them, or compute them on the host"
         )

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from profiles.errors import MissingError, RequestError, require
+from profiles.errors import MissingError, require
 from targets.graph import Graph
 from targets.parity import compare, failure
 from targets.quiet import quiet
-from targets.target import GraphSource
+from targets.target import GraphError, GraphSource
 from targets.tflite.onnx_operators import OPERATORS, Node, UnsupportedForm, attribute_values
 from targets.tflite.onnx_patterns import name_hard_swish
 
@@ -255,7 +255,7 @@ def _copy_outputs(model: Any) -> None:
 def program_module(source: GraphSource, shapes: Mapping[str, Sequence[int]]) -> Any:
     """The module of an exported program of the file, for inputs of these shapes.
 
-    Raises RequestError if an operator has a form that cannot be mapped, or the module's outputs are not the file's.
+    Raises GraphError if an operator has a form that cannot be mapped, or the module's outputs are not the file's.
     """
     require("torch", "train")
     import torch
@@ -270,7 +270,7 @@ def program_module(source: GraphSource, shapes: Mapping[str, Sequence[int]]) -> 
             module = _ordered(onnx2torch.convert(model), model, source.graph).eval()
             program = torch.export.export(module, example).module()
     except UnsupportedForm as error:
-        raise RequestError(f"graph {source.graph.name}: no way to TFLite for {error}") from None
+        raise GraphError(f"graph {source.graph.name}: no way to TFLite for {error}") from None
     _check(source, program, feeds, shapes)
     return program
 
@@ -339,7 +339,7 @@ def _feeds(source: GraphSource, shapes: Mapping[str, Sequence[int]]) -> dict[str
 
 
 def _check(source: GraphSource, program: Any, feeds: Mapping[str, np.ndarray], shapes: Mapping[str, Any]) -> None:
-    """Compare with the file. Raises RequestError if the module's outputs are others."""
+    """Compare with the file. Raises GraphError if the module's outputs are others."""
     from targets.session import ModuleSession
 
     step = next(iter(shapes.values()))[0]
@@ -349,7 +349,7 @@ def _check(source: GraphSource, program: Any, feeds: Mapping[str, np.ndarray], s
     for part in parts:
         reason = failure(compare(reference(part), session(part)), "fp32")
         if reason is not None:
-            raise RequestError(f"graph {source.graph.name}: the ONNX file as a torch module {reason}")
+            raise GraphError(f"graph {source.graph.name}: the ONNX file as a torch module {reason}")
 
 
 def _reference(source: GraphSource) -> Any:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor, nn
 
 import targets
 from profiles.device import Device, load_device
@@ -128,6 +130,25 @@ def test_a_crash_while_compiling_is_a_status_with_the_signal_s_name(
     assert made.reason == "net: killed by signal 11 (SIGSEGV) while compiling net with onnx in fp32"
     with pytest.raises(RequestError, match="was not compiled"):
         made.student()
+
+
+def test_a_graph_that_the_runtime_cannot_have_fails_its_artifact_and_not_the_run(tmp_path: Path) -> None:
+    class Exponential(nn.Module):
+        """Has an operator that the quantiser leaves in float, which shows when it is done."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.exp(x)
+
+    x = np.random.default_rng(0).random((8, 6)).astype(np.float32)
+    made = compile_bundle(
+        write_single(tmp_path / "b", Exponential(), {"x": x}, ("y",)),
+        load_device("ethos-u85"),
+        "ethos-u",
+        "int8",
+        tmp_path / "a",
+    )
+    assert made.status == "failed" and made.files("net") == ()
+    assert made.reason is not None and "1 stayed float: EXP" in made.reason and "\n" not in made.reason
 
 
 def test_a_crash_while_opening_is_tried_again_with_caution(
