@@ -210,9 +210,15 @@ def test_a_mirrored_photo_is_mirrored_with_its_sketch(folder: Path) -> None:
     [
         [],
         ["gallery=student", "student.in_channels=3", "stages.distill.loss.info_nce=1"],
-        ["student.network=pruned-teacher", "student.width=1", "student.in_channels=3", "student.macs_ratio=0.5"],
+        [
+            "student.network=pruned-teacher",
+            "student.width=1",
+            "student.in_channels=3",
+            "student.macs_ratio=0.5",
+            "stages.quantise.steps=2",
+        ],
     ],
-    ids=["asymmetric", "symmetric", "pruned-teacher"],
+    ids=["asymmetric", "symmetric", "pruned-teacher-quantise-aware"],
 )
 def test_a_run_ends_in_a_bundle_that_scores_what_the_student_scored(
     folder: Path, tmp_path: Path, overrides: list[str]
@@ -227,6 +233,8 @@ def test_a_run_ends_in_a_bundle_that_scores_what_the_student_scored(
         (claimed,) = (m["value"] for m in manifest["metrics"] if m["split"] == part and m["of"] == "student")
         assert student.evaluate(part).value == pytest.approx(claimed)
     assert manifest["teacher"]["macs"] > 0 and manifest["lineage"]["data"]["by"] == "item"
+    stages = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]
+    assert ("quantise" in stages) == ("stages.quantise.steps=2" in overrides), "only where the recipe asks for it"
     if "student.macs_ratio=0.5" in overrides:
         costs = [count_module(module, torch.zeros(1, 1, 32, 32)).macs for module in _networks(config, tmp_path / "run")]
         assert costs[1] <= 0.5 * costs[0]

@@ -2,6 +2,7 @@
 
 `teacher` fits an MLP with dropout and batch norm; `freeze` is a stage without a loop, which folds the teacher's outputs
 into the cache; `distill` trains a student with two optimisers, a cosine schedule, an EMA of its weights and a queue.
+`quantise`, if it has steps, is the same once more with the student's layers in simulated integers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from compressor import stage as engine
 from compressor.cache import weights_hash
 from compressor.context import Context
+from compressor.quantise_aware import QuantiseAware
 from compressor.recipe import RecipeConfig, Section, operational
 from compressor.stage import OptimizerSpec, Stage
 
@@ -38,6 +40,7 @@ class FitConfig(Section):
 class Stages(Section):
     teacher: FitConfig = FitConfig()
     distill: FitConfig = FitConfig()
+    quantise: FitConfig = FitConfig(steps=0)
 
 
 class ToyConfig(RecipeConfig):
@@ -174,7 +177,15 @@ class Task(engine.Task):
         self.distill = DistillStage(self, "distill", self.config.stages.distill)
 
     def stages(self) -> list[Stage]:
-        return [TeacherStage(self, "teacher", self.config.stages.teacher), FreezeStage(self), self.distill]
+        stages: list[Stage] = [
+            TeacherStage(self, "teacher", self.config.stages.teacher),
+            FreezeStage(self),
+            self.distill,
+        ]
+        if self.config.stages.quantise.steps:
+            inner = DistillStage(self, "fine-tuning", self.config.stages.quantise)
+            stages.append(QuantiseAware(inner, quantise=["student"]))
+        return stages
 
     def teacher_outputs(self, context: Context) -> np.ndarray:
         key = {"teacher": weights_hash(self.teacher), "seed": self.config.seed}
