@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.targets import nets
+from tests.targets import nets, small_nets
 
 TOKENS, LENGTH, WIDTH, HEADS = 40, 16, 32, 2
 PLACES = 4  # one of two marker words stands in one of the two halves of a sentence
@@ -87,8 +87,14 @@ def clips(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def train_text() -> nn.Module:
-    return nets.classifier(nets.seeded(TextNet), sentences(4096, seed=1), 250)
+    return small_nets.classifier(nets.seeded(TextNet), sentences(4096, seed=1), 250)
 
 
 def train_clip() -> nn.Module:
-    return nets.classifier(nets.seeded(ClipNet), clips(2048, seed=1), 80)
+    return small_nets.classifier(nets.seeded(ClipNet), clips(2048, seed=1), 80)
+
+
+TASKS = {
+    "text": small_nets.SmallTask(train_text, small_nets.single("ids", sentences)),
+    "clip": small_nets.SmallTask(train_clip, small_nets.single("frames", clips)),
+}

@@ -12,8 +12,8 @@ WIDTH = 16
 
 
 def write_outlier(path: Path) -> dict[str, np.ndarray]:
-    """Three layers that give "first", "second" and "y". Behind the first, one channel is 3,000 times the others, and the
-    second layer divides it again: in int8 its input has no steps left for the others. Gives 64 inputs "x"."""
+    """Three layers that give "first", "second" and "y". Behind the first, one channel is 3,000 times the others, and
+    the second layer divides it again: in int8 its input has no steps left for the others. Gives 64 inputs "x"."""
     rng = np.random.default_rng(0)
     first, second, third = (rng.standard_normal((WIDTH, WIDTH)).astype(np.float32) / 4 for _ in range(3))
     first[:, 0] *= 3000

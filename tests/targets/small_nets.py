@@ -207,22 +207,23 @@ def keywords(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return features, truth
 
 
-def _classifier(net: nn.Module, data: tuple[np.ndarray, np.ndarray], steps: int) -> nn.Module:
+def classifier(net: nn.Module, data: tuple[np.ndarray, np.ndarray], steps: int) -> nn.Module:
+    """The network, trained to tell classes apart. `data`: inputs and truth."""
     inputs, truth = (torch.from_numpy(value) for value in data)
     nets.fit(net, lambda rows: F.cross_entropy(net(inputs[rows]), truth[rows]), len(inputs), steps)
     return net
 
 
 def train_image() -> nn.Module:
-    return _classifier(nets.seeded(ImageNet), nets.shapes(2048, seed=1), 80)
+    return classifier(nets.seeded(ImageNet), nets.shapes(2048, seed=1), 80)
 
 
 def train_imu() -> nn.Module:
-    return _classifier(nets.seeded(ImuNet), activities(2048, seed=1), 120)
+    return classifier(nets.seeded(ImuNet), activities(2048, seed=1), 120)
 
 
 def train_keyword() -> nn.Module:
-    return _classifier(nets.seeded(KeywordNet), keywords(2048, seed=1), 80)
+    return classifier(nets.seeded(KeywordNet), keywords(2048, seed=1), 80)
 
 
 def train_gru() -> nn.Module:
@@ -263,7 +264,7 @@ class SmallTask:
     outputs: tuple[str, ...] = ("logits",)
 
 
-def _single(name: str, data: Callable[[int, int], tuple[np.ndarray, np.ndarray]]) -> Callable[..., Any]:
+def single(name: str, data: Callable[[int, int], tuple[np.ndarray, np.ndarray]]) -> Callable[..., Any]:
     def of(_: nn.Module, count: int, seed: int) -> tuple[Arrays, np.ndarray]:
         inputs, truth = data(count, seed)
         return {name: inputs}, truth
@@ -272,10 +273,10 @@ def _single(name: str, data: Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
 
 TASKS: Mapping[str, SmallTask] = {
-    "image": SmallTask(train_image, _single("canvas", nets.shapes)),
-    "imu": SmallTask(train_imu, _single("window", activities)),
+    "image": SmallTask(train_image, single("canvas", nets.shapes)),
+    "imu": SmallTask(train_imu, single("window", activities)),
     "gru": SmallTask(train_gru, rollouts, ("following", "logits")),
-    "keyword": SmallTask(train_keyword, _single("features", keywords)),
+    "keyword": SmallTask(train_keyword, single("features", keywords)),
 }
 
 
@@ -285,9 +286,9 @@ def trained(name: str) -> nn.Module:
     return TASKS[name].train()
 
 
-def write_bundle(path: Path, name: str, net: nn.Module) -> Bundle:
+def write_bundle(path: Path, name: str, net: nn.Module, task: SmallTask | None = None) -> Bundle:
     """The bundle of a trained network: calibration, golden inputs, both splits, and top1 on the logits."""
-    task = TASKS[name]
+    task = task or TASKS[name]
     calibration, _ = task.data(net, 128, 2)
     validation, validation_truth = task.data(net, 96, 3)
     test, test_truth = task.data(net, 64, 4)
