@@ -7,10 +7,12 @@
 #include <stdint.h>
 #include <string.h>
 
-#if !defined(MODEL_PLAIN_C) && defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)
+/* Without optimisation (-O0) compilers do not find registers for the assembly: then it is the plain C, too. */
+#if defined(MODEL_PLAIN_C) || !defined(__OPTIMIZE__)
+#elif defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)
 #define KERNELS_MVE 1
 #include <arm_mve.h>
-#elif !defined(MODEL_PLAIN_C) && defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP
+#elif defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP
 #define KERNELS_DSP 1
 #include <arm_acle.h>
 #endif
@@ -89,7 +91,8 @@ static inline int32_t clamp(int32_t value, int32_t low, int32_t high) {
 #if defined(KERNELS_DSP)
 /* Clamp values that are int8 already, four at a time: for layers whose activation cuts more than int8 does. */
 KERNEL void clamp_values(int8_t *values, int32_t count, int32_t low, int32_t high) {
-  const uint32_t bytes = 0x01010101u, lows = ((uint32_t)low & 0xFF) * bytes, highs = ((uint32_t)high & 0xFF) * bytes;
+  const uint32_t bytes = 0x01010101u;
+  const uint32_t lows = ((uint32_t)low & 0xFF) * bytes, highs = ((uint32_t)high & 0xFF) * bytes;
   for (; count >= 4; count -= 4, values += 4) {
     uint32_t four, difference;
     memcpy(&four, values, 4);
