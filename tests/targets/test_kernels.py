@@ -121,6 +121,16 @@ def test_fast_cores_give_the_same_bytes_at_o3_and_without_their_fast_kernels(cor
     assert wrong_on_core(cases[:20], tmp_path / "plain", core, "O2", ["MODEL_PLAIN_C"]) == []
 
 
+@pytest.mark.parametrize("core", ["m4", "m55"])
+def test_depthwise_windows_that_the_border_cuts_to_three_rows_use_the_right_weights(core, tmp_path):
+    need("arm-none-eabi-gcc", "qemu-system-arm")
+    rng = np.random.default_rng(12)
+    kernels = [(height, width) for height in (2, 3, 4, 5) for width in (2, 3, 4, 5)]
+    forms = [Form(DEPTHWISE, (1, 7, 6, 20), 20, kernel, padding=SAME) for kernel in kernels]
+    cases = [make(form, rng, f"layer{i}") for i, form in enumerate(forms)]
+    assert wrong_on_core(cases, tmp_path, core, "O2") == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("optimization", ["O2", "O3", "Os"])
 @pytest.mark.parametrize("core", CORES)

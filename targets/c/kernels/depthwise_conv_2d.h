@@ -278,7 +278,7 @@ static inline void depthwise_3x3(const struct depthwise_run *run, struct depthwi
 KERNEL void depthwise_positions(const struct depthwise_run *run, struct depthwise_lanes *lanes, int32_t tap,
                                 const int8_t *from, int8_t *to) {
   const int32_t step = run->step, zero = lanes->zero, rows = run->rows, taps = run->taps, skip = 2 * run->skip;
-  if (rows == 3 && taps == 3 && skip == 0) {
+  if (tap == 0 && rows == 3 && taps == 3 && skip == 0) {
     depthwise_3x3(run, lanes, from, to);
     return;
   }
