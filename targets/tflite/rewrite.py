@@ -1,10 +1,11 @@
 """Rewrite a torch graph, exactly, into forms that TFLite has and can quantise, before it is converted.
 
-The graph of a `torch.export` program is run node by node while it is exported again. A rule may answer for an operator
-(`rules_layout`, `rules_integer`), and it may answer with a `Deferred` value: one that is held in another form, because
-the next operator may want it so. `Line` keeps a (N, C, L) value as (N, C, 1, L), so that a chain of one-dimensional
-layers becomes one of two-dimensional layers; `Frames` keeps a film as a stack of pictures; `Norm` waits for the
-division that it is usually made for. Where an operator has no rule, values take their own form again.
+The graph of a `torch.export` program is run node by node while it is exported again. A rule (`rules_layout`,
+`rules_arithmetic`, `rules_integer`) may answer for an operator, and it may answer with a `Deferred` value: one that is
+held in another form (`forms`), because the next operator may want it so. `Line` keeps a (N, C, L) value as
+(N, C, 1, L), so that a chain of one-dimensional layers becomes one of two-dimensional layers; `Frames` keeps a film as
+a stack of pictures; `Norm` waits for the division that it is usually made for. Where an operator has no rule, values
+take their own form again.
 """
 
 from __future__ import annotations
@@ -38,14 +39,15 @@ class Evaluator:
     """Evaluates operators of a graph by their rules. `forms` names the integer forms that are to be used."""
 
     def __init__(self, forms: Collection[str] = ()) -> None:
+        from targets.tflite import rules_arithmetic, rules_layout
         from targets.tflite.rules_integer import FORMS
-        from targets.tflite.rules_layout import POINTWISE, REVERSED, RULES
 
-        self.rules: dict[str, list[Rule]] = {name: [rule] for name, rule in RULES.items()}
+        always = {**rules_layout.RULES, **rules_arithmetic.RULES}
+        self.rules: dict[str, list[Rule]] = {name: [rule] for name, rule in always.items()}
         for form in sorted(forms):
             for name, rule in FORMS[form].items():
                 self.rules.setdefault(name, []).append(rule)
-        self.pointwise, self.reversed = POINTWISE, REVERSED
+        self.pointwise, self.reversed = rules_layout.POINTWISE, rules_arithmetic.REVERSED
 
     def __call__(self, operator: Any, args: Sequence[Any], kwargs: dict[str, Any], fixed: bool = False) -> Any:
         """`fixed`: the first argument is a constant, and not all are."""
@@ -67,7 +69,7 @@ class Evaluator:
 
 def _common_form(args: Sequence[Any]) -> Any:
     """The class of the deferred arguments, if the others are numbers, or statistics of a channel; else None."""
-    from targets.tflite.rules_layout import Frames, Line
+    from targets.tflite.forms import Frames, Line
 
     for kind in (Line, Frames):
         if any(isinstance(value, kind) for value in args):

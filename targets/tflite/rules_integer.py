@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from targets.tflite.forms import Norm, axes_of
 from targets.tflite.rewrite import DECLINED, Rule, plain
-from targets.tflite.rules_layout import Norm, axes_of
 
 SIX = (0, 6)
 

@@ -1,12 +1,12 @@
-"""Rules that always apply: one-dimensional layers as two-dimensional ones, films as stacks of pictures, norms as
-products with a reciprocal square root, means that keep the layout. Shapes stand behind the names."""
+"""Rules that always apply: one-dimensional layers as two-dimensional ones, films as stacks of pictures, and means that
+keep the layout."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from targets.tflite.forms import Frames, Line, Turned, axes_of, rank_of
 from targets.tflite.rewrite import DECLINED, Deferred, Rule, plain
 
 # Element by element, or by channel: the same for every layout that keeps axis 1 the channels.
@@ -19,73 +19,6 @@ POINTWISE = frozenset(
         "relu6.default", "relu_.default", "sigmoid.default", "silu.default", "sub.Tensor", "tanh.default",
     )
 )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Line:
-    """(N, C, L), held as `value` (N, C, 1, L)."""
-
-    value: Any
-
-    def force(self) -> Any:
-        return self.value.squeeze(2)
-
-    def with_value(self, value: Any) -> Line:
-        return Line(value)
-
-
-@dataclass(frozen=True, eq=False)
-class Frames:
-    """(N, C, T, H, W), held as `value` (N * T, C, H, W)."""
-
-    value: Any
-    rows: int
-
-    def force(self) -> Any:
-        return self.unstacked().transpose(1, 2)
-
-    def unstacked(self) -> Any:
-        """(N, T, C, H, W)."""
-        return self.value.reshape(self.rows, -1, *self.value.shape[1:])
-
-    def with_value(self, value: Any) -> Frames:
-        return Frames(value, self.rows)
-
-
-@dataclass(frozen=True, eq=False)
-class Turned:
-    """(N, C, L), held as `value` (N, L, C): what a layer over L makes of channels-last input."""
-
-    value: Any
-
-    def force(self) -> Any:
-        return self.value.transpose(1, 2)
-
-
-@dataclass(frozen=True, eq=False)
-class Norm:
-    """max(|value|_2 over `axes`, floor), the axes kept."""
-
-    value: Any
-    axes: tuple[int, ...]
-    floor: float = 0.0
-
-    def squared(self) -> Any:
-        return (self.value * self.value).sum(self.axes, keepdim=True)
-
-    def force(self) -> Any:
-        norm = self.squared().sqrt()
-        return norm.clamp_min(self.floor) if self.floor else norm
-
-
-@dataclass(frozen=True, eq=False)
-class Root:
-    """sqrt(value)."""
-
-    value: Any
-
-    def force(self) -> Any:
-        return self.value.sqrt()
 
 
 # -- one dimension ---------------------------------------------------------------------------------------------------
@@ -167,7 +100,7 @@ def avg_pool1d(
 
 
 def adaptive_avg_pool1d(x: Any, size: Any) -> Any:
-    return Line(_line(x).mean(3, keepdim=True)) if _one(size) == 1 and _rank(x) == 3 else DECLINED
+    return Line(_line(x).mean(3, keepdim=True)) if _one(size) == 1 and rank_of(x) == 3 else DECLINED
 
 
 def cat(values: Sequence[Any], axis: int = 0) -> Any:
@@ -194,8 +127,8 @@ def cut(x: Any, axis: int = 0, start: Any = None, end: Any = None, step: int = 1
 
 
 def transpose(x: Any, first: int, second: int) -> Any:
-    if isinstance(x, (Line, Frames)) or _rank(x) == 3:
-        axes = list(range(_rank(x)))
+    if isinstance(x, (Line, Frames)) or rank_of(x) == 3:
+        axes = list(range(rank_of(x)))
         axes[first], axes[second] = axes[second], axes[first]
         return permute(x, axes)
     return DECLINED
@@ -311,21 +244,11 @@ def avg_pool3d(x: Any, kernel: Any, stride: Any = (), padding: Any = 0, *more: A
 # -- reductions ------------------------------------------------------------------------------------------------------
 
 
-def _rank(value: Any) -> int:
-    if isinstance(value, (Line, Turned)):
-        return 3
-    return 5 if isinstance(value, Frames) else int(getattr(getattr(value, "value", value), "ndim", 0))
-
-
-def axes_of(axes: Any, rank: int) -> list[int]:
-    return sorted(axis % rank for axis in ([axes] if isinstance(axes, int) else axes or range(rank)))
-
-
 def mean(x: Any, axes: Any, keepdim: bool = False, dtype: Any = None) -> Any:
     """The axes are kept and the rest is flattened behind it: else the layout is turned before."""
-    rank = _rank(x)
+    rank = rank_of(x)
     over = axes_of(axes, rank)
-    if dtype is not None or _rank(x) not in (3, 4, 5):
+    if dtype is not None or rank_of(x) not in (3, 4, 5):
         return DECLINED
     if isinstance(x, Line) and over == [2]:
         kept = x.value.mean(3, keepdim=True)
@@ -341,86 +264,7 @@ def mean(x: Any, axes: Any, keepdim: bool = False, dtype: Any = None) -> Any:
     return DECLINED
 
 
-def vector_norm(x: Any, order: Any = 2, axes: Any = None, keepdim: bool = False, dtype: Any = None) -> Any:
-    if order != 2 or axes is None or not keepdim or dtype is not None:
-        return DECLINED
-    value = plain(x)
-    return Norm(value, tuple(axes_of(axes, value.ndim)))
-
-
-def at_least(x: Any, floor: Any = None, ceiling: Any = None) -> Any:
-    if not isinstance(x, Norm) or ceiling is not None or not isinstance(floor, (int, float)):
-        return DECLINED
-    return Norm(x.value, x.axes, max(x.floor, float(floor)))
-
-
-def expand(x: Any, *size: Any) -> Any:
-    return x if isinstance(x, Norm) else DECLINED  # a quotient broadcasts by itself
-
-
-def divide(x: Any, y: Any) -> Any:
-    """x / max(|v|, floor) = x * rsqrt(|v|^2 + floor^2), but where |v| is about `floor`; x / sqrt(v) = x * rsqrt(v)."""
-    if isinstance(y, Root):
-        return plain(x) * y.value.rsqrt()
-    if not isinstance(y, Norm):
-        return DECLINED
-    squared = y.squared()
-    floor = y.floor * y.floor
-    return plain(x) * (squared + floor if floor else squared).rsqrt()
-
-
-def root(x: Any) -> Any:
-    return Root(plain(x))
-
-
-def layer_norm(x: Any, shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Any:
-    """(x - mean) * rsqrt(mean((x - mean)^2) + eps): fewer operators than the converter's own form, which subtracts
-    mean * rsqrt from x * rsqrt. Where the mean is many times the spread, int8 loses the difference of those two."""
-    value = plain(x)
-    axes = tuple(range(value.ndim - len(shape), value.ndim))
-    centred = value - value.mean(axes, keepdim=True)
-    result = centred * ((centred * centred).mean(axes, keepdim=True) + eps).rsqrt()
-    result = result if weight is None else result * weight
-    return result if bias is None else result + bias
-
-
-# -- arithmetic --------------------------------------------------------------------------------------------------------
-
-
-def add(x: Any, y: Any, alpha: Any = 1) -> Any:
-    return DECLINED if alpha == 1 else plain(x) + plain(y) * alpha
-
-
-def subtract(x: Any, y: Any, alpha: Any = 1) -> Any:
-    return DECLINED if alpha == 1 else plain(x) - plain(y) * alpha
-
-
-def subtract_from(x: Any, constant: Any, alpha: Any = 1) -> Any:
-    """constant - alpha x, without the constant in front: where the layout was turned, litert-torch 0.10 converts
-    c - x to x - c and c / x to x / c without a word."""
-    return plain(x) * (-1.0 * alpha) + constant
-
-
-def divide_into(x: Any, constant: Any) -> Any:
-    """constant / x, as `subtract_from`. A root's reciprocal is an operator of its own."""
-    if isinstance(x, Root):
-        return x.value.rsqrt() * constant
-    value = plain(x)
-    return value / (value * value) * constant
-
-
-def reciprocal(x: Any) -> Any:
-    return divide_into(x, 1.0)
-
-
-REVERSED = {"aten.sub.Tensor": "constant - x", "aten.div.Tensor": "constant / x"}
 RULES: dict[str, Rule] = {
-    "constant - x": subtract_from,
-    "constant / x": divide_into,
-    "aten.rsub.Scalar": subtract_from,
-    "aten.rsub.Tensor": subtract_from,
-    "aten.add.Tensor": add,
-    "aten.sub.Tensor": subtract,
     "aten.conv1d.default": conv1d,
     "aten.conv1d.padding": conv1d,
     "aten.conv_transpose1d.default": conv_transpose1d,
@@ -441,14 +285,4 @@ RULES: dict[str, Rule] = {
     "aten.max_pool3d.default": max_pool3d,
     "aten.avg_pool3d.default": avg_pool3d,
     "aten.mean.dim": mean,
-    "aten.linalg_vector_norm.default": vector_norm,
-    "aten.norm.ScalarOpt_dim": vector_norm,
-    "aten.clamp_min.default": at_least,
-    "aten.clamp.default": at_least,
-    "aten.expand_as.default": expand,
-    "aten.expand.default": expand,
-    "aten.div.Tensor": divide,
-    "aten.sqrt.default": root,
-    "aten.reciprocal.default": reciprocal,
-    "aten.layer_norm.default": layer_norm,
 }
