@@ -131,6 +131,7 @@ def test_trap_4_conv1d_becomes_conv2d_with_its_batch_norm_fused() -> None:
     found.check_integer()
 
 
+@pytest.mark.slow
 def test_channels_last_series_need_no_transposition() -> None:
     module = Call(
         lambda self, x: self.body(x.transpose(1, 2)).transpose(1, 2),
@@ -165,6 +166,7 @@ def test_trap_6_conv3d_becomes_conv2d_of_stacked_frames(groups: int) -> None:
     found.check_integer()
 
 
+@pytest.mark.slow
 def test_conv3d_with_stride_and_dilation_in_time_is_exact() -> None:
     Converted(nn.Sequential(nn.Conv3d(2, 3, (3, 3, 3), (2, 1, 1), (2, 1, 1), dilation=(2, 1, 1))), (2, 9, 6, 6))
 
@@ -183,6 +185,7 @@ def test_a_constant_in_front_of_a_picture_keeps_its_side(name: str, function: Ca
     Converted(Call(function, layer=nn.Conv2d(3, 4, 3)), (3, 9, 9)).check_integer()
 
 
+@pytest.mark.slow
 def test_transposed_convolution_with_output_padding_converts() -> None:
     Converted(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 3, 3, 2, 1, 1)), (2, 9, 9)).check_integer()
 
@@ -234,6 +237,7 @@ def test_trap_9_a_table_of_embeddings_is_int8_and_ids_are_int32(words_bundle: An
     assert compiled.quantization["quantized_operators"]["GATHER"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "activation"),
     [
