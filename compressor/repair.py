@@ -100,14 +100,14 @@ def _rank(bundle: Bundle, failed: Attempt, settings: dict[str, Any]) -> tuple[li
     limit_db = INT8_SQNR_DB + MARGIN_DB
     alone: dict[str, float] = {}
     count = 0
+    function = settings.get("function", "targets.sensitivity:search")
+    more = {key: value for key, value in settings.items() if key != "function"}
     for name in graphs:
         arguments = {
             "bundle": str(bundle.path), "graph": name, "limit_db": limit_db,
-            "timeout_s": TIMEOUT_S / 3 / len(graphs), **settings,
+            "timeout_s": TIMEOUT_S / 3 / len(graphs), **more,
         }  # fmt: skip
-        found = sandbox.call(
-            "targets.sensitivity:search", arguments, doing=f"ranking the layers of {name}", timeout_s=TIMEOUT_S
-        ).value
+        found = sandbox.call(function, arguments, doing=f"ranking the layers of {name}", timeout_s=TIMEOUT_S).value
         alone.update(found["alone_db"])
         count += len(found["excluded"] or ())
     return sorted(alone, key=lambda layer: alone[layer]), count

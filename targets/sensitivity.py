@@ -93,7 +93,7 @@ def find_sensitive(
         alone[name] = signal_db({name})
     # those that there was no time for follow from the input on: errors that come early are carried furthest
     worst = [*sorted(alone, key=lambda name: alone[name]), *(name for name in names if name not in alone)]
-    count, reached = _smallest(len(worst), lambda k: signal_db(set(names) - set(worst[:k])), limit_db, all_db)
+    count, reached = smallest(len(worst), lambda k: signal_db(set(names) - set(worst[:k])), limit_db, all_db)
     return Sensitivity(
         {name: alone.get(name, CLEAN_DB) for name in worst},
         all_db,
@@ -111,7 +111,7 @@ def search(bundle: str, graph: str, limit_db: float, **settings: Any) -> dict[st
         return asdict(find_sensitive(Bundle.open(bundle).source(graph), Path(folder), limit_db, **settings))
 
 
-def _smallest(most: int, measure: Any, limit: float, at_zero: float) -> tuple[int | None, float | None]:
+def smallest(most: int, measure: Any, limit: float, at_zero: float) -> tuple[int | None, float | None]:
     """The smallest k with measure(k) >= limit, by doubling and then bisection, and what it measures; None if there is
     none. measure need not grow with every step; the k that is given does pass."""
     if at_zero >= limit:

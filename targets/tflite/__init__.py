@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from targets.graph import Graph
 from targets.quantize import check_options
@@ -13,15 +13,16 @@ from targets.target import CompiledGraph, GraphSource
 if TYPE_CHECKING:
     from targets.tflite.session import TFLiteSession
 
-OPTIONS = ("threads", "quantization")
+OPTIONS = ("threads", "quantization", "exclude_layers")
 
 
 class TFLite:
     """Target "tflite". Options: threads; for int8 quantization: full (int8 inputs, outputs and arithmetic) or dynamic
-    (int8 weights, activations quantised as the file runs)."""
+    (int8 weights, activations quantised as the file runs); exclude_layers (list of the file's tensor names)."""
 
     name = "tflite"
     precisions: tuple[str, ...] = ("fp32", "fp16", "int8")
+    sensitivity: ClassVar[Mapping[str, Any]] = {"function": "targets.tflite.sensitivity:search"}
 
     def version(self) -> str:
         from targets.tflite.session import interpreter_module

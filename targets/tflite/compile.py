@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from targets.half import half_problem
-from targets.quantize import calibration_of, choice
+from targets.quantize import calibration_of, choice, excluded_layers
 from targets.target import CompiledGraph, GraphError, GraphSource
 from targets.tflite import quantize
 from targets.tflite.convert import float_model
@@ -38,7 +38,8 @@ def compile_quantized(source: GraphSource, out: Path, options: Mapping[str, Any]
     """int8 by the option `quantization`: "full" (int8 inputs, outputs and arithmetic) or "dynamic" (int8 weights)."""
     feeds = calibration_of(source)
     kind = choice(options, "quantization", ("full", "dynamic"))
-    raw = integer_file(source, feeds) if kind == "full" else quantize.dynamic_int8(float_model(source))
+    exclude = excluded_layers(options)
+    raw = integer_file(source, feeds, exclude) if kind == "full" else quantize.dynamic_int8(float_model(source))
     (out / FILE).write_bytes(raw)
     model = read_model(raw)
     stayed = Counter(operator.kind for operator in quantize.float_operators(model))
@@ -50,6 +51,7 @@ def compile_quantized(source: GraphSource, out: Path, options: Mapping[str, Any]
         }[kind],
         "tool": f"ai-edge-quantizer {version('ai-edge-quantizer')}",
         "samples": len(next(iter(feeds.values()))) if kind == "full" else 0,
+        "excluded_layers": exclude,
         "operators": dict(model.operator_counts()),
         "quantized_operators": quantized,
     }
@@ -74,13 +76,14 @@ def compile_integer(source: GraphSource, out: Path) -> CompiledGraph:
     return compiled
 
 
-def integer_file(source: GraphSource, feeds: Mapping[str, np.ndarray]) -> bytes:
-    """The full-integer file. Operators that stayed float, and for which there is another form of the same numbers, are
-    avoided in a second conversion."""
+def integer_file(source: GraphSource, feeds: Mapping[str, np.ndarray], exclude: Sequence[str] = ()) -> bytes:
+    """The full-integer file, but for the layers that give the tensors `exclude`. Other operators that stayed float, and
+    for which there is another form of the same numbers, are avoided in a second conversion."""
     forms: set[str] = set()
     while True:
-        raw = quantize.static_int8(with_gathers(float_model(source, forms)), feeds)
-        avoidable = {operator.kind for operator in quantize.float_operators(read_model(raw))} & set(FORMS) - forms
+        raw = quantize.static_int8(with_gathers(float_model(source, forms)), feeds, exclude)
+        stayed = [o for o in quantize.float_operators(read_model(raw)) if o.outputs[0].name not in exclude]
+        avoidable = {operator.kind for operator in stayed} & set(FORMS) - forms
         if not avoidable:
             return raw
         forms |= avoidable

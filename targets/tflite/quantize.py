@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +42,28 @@ def full_int8(float_tflite: Path, feeds: Mapping[str, np.ndarray], out: Path) ->
     return len(next(iter(feeds.values())))
 
 
-def static_int8(raw: bytes, feeds: Mapping[str, np.ndarray]) -> bytes:
-    """`full_int8` on bytes. A division stays float where its divisor may round to zero, which int8 kernels refuse."""
-    recipe = list(require("ai_edge_quantizer.recipe", EXTRA).static_wi8_ai8())
-    ranges = _ranges(raw, recipe, feeds)
+def static_int8(raw: bytes, feeds: Mapping[str, np.ndarray], exclude: Sequence[str] = ()) -> bytes:
+    """`full_int8` on bytes. The operators that give the tensors `exclude` stay float, and so does a division whose
+    divisor may round to zero, which int8 kernels refuse."""
+    recipe = static_recipe()
+    ranges = tensor_ranges(raw, recipe, feeds)
+    names = {*exclude, *_risky_divisions(read_model(raw), ranges)}
     kept = [
-        {"regex": f"^{re.escape(name)};?$", "operation": "DIV", "algorithm_key": "no_quantize"}
-        for name in _risky_divisions(read_model(raw), ranges)
+        {"regex": exactly(operator.outputs[0].name), "operation": operator.kind, "algorithm_key": "no_quantize"}
+        for operator in read_model(raw).operators
+        if operator.outputs[0].name in names
     ]
-    return _quantized(raw, recipe + kept, ranges)
+    return quantized(raw, recipe + kept, ranges)
+
+
+def static_recipe() -> list[dict[str, Any]]:
+    """Every operator in int8: weights per channel, activations per tensor."""
+    return list(require("ai_edge_quantizer.recipe", EXTRA).static_wi8_ai8())
+
+
+def exactly(name: str) -> str:
+    """The regular expression by which a recipe's rule finds the operator that gives a tensor."""
+    return f"^{re.escape(name)};?$"
 
 
 def _risky_divisions(model: Model, ranges: Mapping[str, Any]) -> list[str]:
@@ -71,7 +84,7 @@ def dynamic_int8(raw: bytes) -> bytes:
     recipes = require("ai_edge_quantizer.recipe", EXTRA)
     names = require("ai_edge_quantizer.qtyping", EXTRA).TFLOperationName
     lookup = recipes.dynamic_wi8c_afp32(operation_name=names.EMBEDDING_LOOKUP)
-    return _quantized(raw, [*recipes.dynamic_wi8_afp32(), *lookup])
+    return quantized(raw, [*recipes.dynamic_wi8_afp32(), *lookup])
 
 
 def half_weights(raw: bytes) -> bytes:
@@ -81,10 +94,10 @@ def half_weights(raw: bytes) -> bytes:
     casting = require("ai_edge_quantizer.algorithm_manager", EXTRA).AlgorithmName.FLOAT_CASTING
     for name in HALF_WEIGHTS:
         manager.add_weight_only_config(".*", names[name], num_bits=16, algorithm_key=casting)
-    return _quantized(raw, manager.get_quantization_recipe())
+    return quantized(raw, manager.get_quantization_recipe())
 
 
-def _quantized(raw: bytes, recipe: Any, ranges: Any = None) -> bytes:
+def quantized(raw: bytes, recipe: Any, ranges: Any = None) -> bytes:
     """Apply an ai-edge-quantizer recipe; `ranges` for one that quantises activations."""
     quantizer = require("ai_edge_quantizer.quantizer", EXTRA)
     with silent():
@@ -92,7 +105,7 @@ def _quantized(raw: bytes, recipe: Any, ranges: Any = None) -> bytes:
         return inline_buffers(bytes(result.quantized_model))
 
 
-def _ranges(raw: bytes, recipe: Any, feeds: Mapping[str, np.ndarray]) -> Any:
+def tensor_ranges(raw: bytes, recipe: Any, feeds: Mapping[str, np.ndarray]) -> Any:
     """Tensor name -> smallest and largest value over all rows, as the quantizer wants it."""
     calibrator = require("ai_edge_quantizer.calibrator", EXTRA)
     manager = require("ai_edge_quantizer.recipe_manager", EXTRA).RecipeManager()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -67,6 +68,14 @@ class TFLiteSession(GraphSession):
             _from_file(self._interpreter.get_tensor(entry["index"]), entry, spec)
             for entry, spec in zip(self._outputs, self.graph.outputs, strict=True)
         ]
+
+
+def run_file(raw: bytes, graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Open a file that is in memory, run it on some rows, and let it go."""
+    with tempfile.NamedTemporaryFile(suffix=".tflite") as file:
+        file.write(raw)
+        file.flush()
+        return TFLiteSession(graph, Path(file.name), {"threads": 1})(feeds)
 
 
 def _to_file(value: np.ndarray, entry: Mapping[str, Any]) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 
 from targets.graph import Graph, TensorSpec
 from targets.parity import compare
-from targets.sensitivity import _smallest, fake_quantise_weights, find_sensitive
+from targets.sensitivity import fake_quantise_weights, find_sensitive, smallest
 from targets.target import GraphSource, get_target
 from tests.targets.outlier import WIDTH, write_outlier
 
@@ -52,19 +52,35 @@ def test_leaving_that_layer_in_float_repairs_the_compiled_file(
     assert signal[0] < 5 and signal[1] > 12  # where weights have 7 bits (no VNNI) little more can be had
 
 
-def test_the_smallest_count_that_passes_is_found_by_few_measurements() -> None:
+def test_thesmallest_count_that_passes_is_found_by_few_measurements() -> None:
     asked: list[int] = []
 
     def measure(k: int) -> float:
         asked.append(k)
         return 10.0 + k
 
-    assert _smallest(100, measure, 47.0, 10.0) == (37, 47.0)
+    assert smallest(100, measure, 47.0, 10.0) == (37, 47.0)
     assert len(asked) <= 14
-    assert _smallest(100, measure, 5.0, 10.0) == (0, 10.0)
-    assert _smallest(3, measure, 99.0, 10.0) == (None, None)
+    assert smallest(100, measure, 5.0, 10.0) == (0, 10.0)
+    assert smallest(3, measure, 99.0, 10.0) == (None, None)
 
 
 def test_weights_have_one_scale_per_output_channel() -> None:
     weights = np.array([[1.0, 1000.0], [0.5, 500.0]], np.float32)  # inputs x outputs
     np.testing.assert_allclose(fake_quantise_weights(weights, "MatMul", 1), weights, rtol=1.01 / 127)
+
+
+def test_tflite_ranks_the_operators_of_its_own_file(outlier: GraphSource, tmp_path: Path) -> None:
+    """There the layer in front of the outlier hurts as well: an integer layer rounds what it gives, too."""
+    from targets.tflite.sensitivity import find_sensitive as find_in_file
+
+    found = find_in_file(outlier, 20.0)
+    *hurting, last = found.alone_db
+    assert last == "y" and found.alone_db[last] > 30 and all(found.alone_db[name] < 5 for name in hurting)
+    assert found.all_db < 5 and found.excluded == tuple(hurting) and len(hurting) == 2
+    result = get_target("tflite").compile(outlier, tmp_path, "int8", {"exclude_layers": hurting})
+    assert result.float_operators == {"FULLY_CONNECTED": 2}
+    reference = get_target("onnx").open(outlier.graph, (outlier.onnx,), "fp32", {})(outlier.golden or {})
+    outputs = get_target("tflite").open(outlier.graph, (tmp_path / "model.tflite",), "int8", {})(outlier.golden or {})
+    signal = compare(reference, outputs).sqnr_db
+    assert signal is not None and signal > 30
