@@ -1,5 +1,5 @@
-/* The product of two computed matrices: reference_ops::BatchMatMul, and FULLY_CONNECTED without constant weights. Steps are in elements, so that either matrix may
- * be read transposed. */
+/* The product of two computed matrices: reference_ops::BatchMatMul, and FULLY_CONNECTED without constant weights.
+ * Steps are in elements, so that either matrix may be read transposed. */
 #ifndef KERNELS_BATCH_MATMUL_H
 #define KERNELS_BATCH_MATMUL_H
 

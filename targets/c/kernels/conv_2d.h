@@ -22,7 +22,8 @@ KERNEL void conv_2d_plain(const struct window *window, const struct matrix *matr
  * `columns`: how many positions' columns the scratch has room for, 1, 2 or 4. With d the bytes of a window, rounded up
  * to a multiple of 4: d for one column, 2 d for each of several, and d more if depth is no multiple of 4. */
 #if defined(KERNELS_DSP)
-/* Four int8 of one of several columns become the words even and odd, `columns` words apart: see `dot_pair`, `dot_quad`. */
+/* Four int8 of one of several columns become the words even and odd, `columns` words apart: see `dot_pair` and
+ * `dot_quad`. */
 static inline int32_t *widen_run(const int8_t *from, int32_t words, int32_t *to, int32_t columns) {
   for (; words > 0; words--, from += 4, to += columns) {
     const int32_t word = load_word(from);

@@ -13,7 +13,8 @@ struct filters {
 };
 
 /* The taps of one axis that lie inside the input: first and behind the last, for a window that begins at `start`. */
-static inline void clip_taps(int32_t start, int32_t dilation, int32_t taps, int32_t size, int32_t *first, int32_t *end) {
+static inline void clip_taps(int32_t start, int32_t dilation, int32_t taps, int32_t size, int32_t *first,
+                             int32_t *end) {
   *first = start < 0 ? (-start + dilation - 1) / dilation : 0;
   *end = start + (taps - 1) * dilation >= size ? (size - start + dilation - 1) / dilation : taps;
 }
@@ -187,7 +188,8 @@ KERNEL void depthwise_images(const struct window *window, struct depthwise_lanes
 /* The fast form, for one copy and four channels or more. `scratch`: 96 bytes and 8 per
  * tap, and at least 16 per tap. */
 #if defined(KERNELS_DSP)
-/* One tap of four channels: x - zero_point of channels 0 and 2, then 1 and 3, as int16, times the weights' two words. */
+/* One tap of four channels: x - zero_point of channels 0 and 2, then 1 and 3, as int16, times the two words of the
+ * weights. */
 #define DEPTHWISE_TAP(address, weights)                                                                       \
   "ldr %[x], " address "\n ldrd %[even], %[odd], " weights "\n"                                               \
   "sxtab16 %[t], %[zero], %[x]\n sxtab16 %[x], %[zero], %[x], ror #8\n"                                      \
@@ -216,8 +218,8 @@ KERNEL void depthwise_images(const struct window *window, struct depthwise_lanes
   DEPTHWISE_REQUANTIZE_2("%[a]", "%[b]", "16", "32", "48", "0", "1")                                          \
   DEPTHWISE_REQUANTIZE_2("%[c]", "%[d]", "24", "40", "56", "2", "3")
 
-/* Read by assembly: the offsets of the members are in it. Biases and weights are twice as large, because the high half of
- * 2 a m is then that of one product. */
+/* Read by assembly: the offsets of the members are in it. Biases and weights are twice as large, because the high half
+ * of 2 a m is then that of one product. */
 struct depthwise_lanes {
   int32_t bias[4], multiplier[4];
   int32_t addend[4]; /* before the shift: half of the last place, and the zero point */
@@ -509,7 +511,8 @@ KERNEL void depthwise_conv_2d(const struct window *window, const struct filters 
     depthwise_prepare(window, filters, channel, &lanes);
     depthwise_images(window, &lanes, input + channel, output + channel);
     if (channel >= outputs - 16) break;
-    channel = channel + 32 <= outputs ? channel + 16 : outputs - 16; /* the last may be computed with some before them */
+    /* the last may be computed with some before them */
+    channel = channel + 32 <= outputs ? channel + 16 : outputs - 16;
   }
 }
 #else

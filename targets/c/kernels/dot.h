@@ -85,8 +85,8 @@ static inline void widen_words(const int8_t *a, const int8_t *b, const int8_t *c
   }
 }
 
-/* Four columns of `depth` bytes, `step` apart, as int16, interleaved: for every four values of all columns the words even
- * of the four columns, then odd of the four columns. Zeros fill the last. */
+/* Four columns of `depth` bytes, `step` apart, as int16, interleaved: for every four values of all columns the words
+ * even of the four columns, then odd of the four columns. Zeros fill the last. */
 KERNEL void widen_quad(const int8_t *from, int32_t step, int32_t depth, int32_t *quad) {
   const int8_t *second = from + step, *third = second + step, *fourth = third + step;
   const int32_t words = depth >> 2, rest = depth & 3;

@@ -43,7 +43,8 @@ static inline int32_t rounding_divide_by_pot(int32_t x, int exponent) {
   return (x >> exponent) + ((x & mask) > threshold ? 1 : 0);
 }
 
-/* x * multiplier * 2^(shift - 31), multiplier >= 0, shift -31..30. A left shift that overflows wraps around, as the reference does. */
+/* x * multiplier * 2^(shift - 31), multiplier >= 0, shift -31..30. A left shift that overflows wraps around, as the
+ * reference does. */
 static inline int32_t multiply_by_quantized_multiplier(int32_t x, int32_t multiplier, int shift) {
   const int left = shift > 0 ? shift : 0;
   const int right = shift > 0 ? 0 : -shift;
