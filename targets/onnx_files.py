@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,8 @@ def slim_onnx(path: Path, out: Path) -> str | None:
 
 
 def graph_io(values: Any) -> list[tuple[str, str, tuple[int | str, ...]]]:
-    """(name, numpy dtype, shape) of graph inputs or outputs; an axis without a name or size is "?N"."""
+    """(name, numpy dtype, shape) of graph inputs or outputs; an axis without a name or size (or of
+    size 0 or -1, as some exporters write it) is "?N"."""
     onnx = require("onnx", "onnx")
     found = []
     for value in values:
@@ -76,7 +77,7 @@ def graph_io(values: Any) -> list[tuple[str, str, tuple[int | str, ...]]]:
         tensor = value.type.tensor_type
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
         shape = tuple(
-            dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else dim.dim_param or f"?{axis}"
+            dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else dim.dim_param or f"?{axis}"
             for axis, dim in enumerate(tensor.shape.dim)
         )
         found.append((value.name, dtype, shape))
@@ -136,6 +137,53 @@ def fix_axes(path: Path, graph: Graph, folder: Path) -> Path:
     folder.mkdir()
     save_onnx(onnx.shape_inference.infer_shapes(model, data_prop=True), folder / "model.onnx")
     return folder / "model.onnx"
+
+
+def rewrite_inputs(path: Path, folder: Path, values: Mapping[str, np.ndarray], batch_axes: Mapping[str, int]) -> Path:
+    """A copy of an ONNX file in `folder`: inputs in `values` are constants, what is in `batch_axes` (inputs, outputs)
+    has that axis as its first."""
+    model = require("onnx", "onnx").load(path)
+    _fold_inputs(model, values)
+    _batch_first(model, batch_axes)
+    folder.mkdir()
+    save_onnx(model, folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+def _fold_inputs(model: Any, values: Mapping[str, np.ndarray]) -> None:
+    """Make constants of some inputs."""
+    onnx = require("onnx", "onnx")
+    for value in [value for value in model.graph.input if value.name in values]:
+        model.graph.input.remove(value)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(values[value.name]), value.name))
+
+
+def _batch_first(model: Any, axes: Mapping[str, int]) -> None:
+    """Move an axis of some inputs and outputs to the front, with a Transpose behind the input or before the output."""
+    onnx = require("onnx", "onnx")
+    graph = model.graph
+    inputs = {value.name for value in graph.input}
+    for value in (*graph.input, *graph.output):
+        if value.name not in axes:
+            continue
+        name, inner, axis = value.name, f"{value.name}__inner", axes[value.name]
+        _rename(graph, {name: inner})
+        value.name = name
+        dims = value.type.tensor_type.shape.dim
+        order = [
+            axis,
+            *(i for i in range(len(dims)) if i != axis),
+        ]  # from the file's axes to those with the batch first
+        moved = [type(dims[i]).FromString(dims[i].SerializeToString()) for i in order]
+        del dims[:]
+        dims.extend(moved)
+        if name in inputs:
+            back = [order.index(i) for i in range(len(order))]
+            node = onnx.helper.make_node("Transpose", [name], [inner], perm=back, name=f"{name}__batch_first")
+            graph.node.insert(0, node)
+        else:
+            node = onnx.helper.make_node("Transpose", [inner], [name], perm=order, name=f"{name}__batch_first")
+            graph.node.append(node)
 
 
 def external_files(model: Any) -> set[str]:

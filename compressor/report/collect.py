@@ -56,6 +56,7 @@ class DetailsWriter:
             remarks.append(f"{name}: the weights are random ({reason}); only cost means anything.")
         if bundle.inputs == "synthetic":
             remarks.append(f"{name}: came without data; parity is checked on random inputs.")
+        remarks += [f"{name}: {text}." for text in bundle.lineage.get("remarks", [])]
         self.details["remarks"] += remarks
         return remarks
 

@@ -12,9 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 import targets
 from profiles.errors import RequestError
-from targets import importing
+from targets import import_timm
 from targets.bundle import Bundle
-from targets.importing import import_model, synthetic_inputs
+from targets.import_data import synthetic_inputs
+from targets.importing import import_model
 from targets.programs import save_program
 from targets.target import get_target
 from tests.targets import nets
@@ -228,7 +229,7 @@ def test_a_program_with_a_fixed_batch_works(tmp_path: Path) -> None:
 def test_timm_without_its_weights_says_so_and_reports_no_metric(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importing, "_reachable", lambda address, timeout_s=0.0: False)
+    monkeypatch.setattr(import_timm, "_reachable", lambda address, timeout_s=0.0: False)
     images = np.random.default_rng(0).standard_normal((4, 3, 160, 160)).astype(np.float32)
     file = data(tmp_path / "d.npz", image=images, targets=np.arange(4))
     bundle = import_model("timm:test_efficientnet", tmp_path / "b", data=file, metric="top1")
