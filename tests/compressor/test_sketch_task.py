@@ -240,6 +240,22 @@ def test_a_run_ends_in_a_bundle_that_scores_what_the_student_scored(
         assert costs[1] <= 0.5 * costs[0]
 
 
+def test_a_run_that_died_while_its_bundle_was_written_is_resumed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = recipe(folder, "stages.distill.steps=2")
+
+    def die(*_: object) -> None:
+        raise OSError("the power went")
+
+    with monkeypatch.context() as dying:
+        dying.setattr("compressor.tasks.sketch.export.export", die)
+        with pytest.raises(OSError, match="power"):
+            distill(config, tmp_path / "run")
+    bundle = distill(config, tmp_path / "run", resume=True)
+    assert json.loads((bundle / "bundle.json").read_text())["metrics"]
+
+
 def _networks(config: Any, run_dir: Path) -> list[torch.nn.Module]:
     task = Task(config)
     task.setup(SimpleNamespace())  # type: ignore[arg-type]

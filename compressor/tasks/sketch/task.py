@@ -66,6 +66,7 @@ class Task(BaseTask):
 
     def setup(self, context: Context) -> None:
         config = self.config
+        self.context = context
         self.pairs = load_pairs(config.data.source)
         self.split = unseen(
             self.pairs, self.pairs.split(config.data.fold, config.data.validation_share, config.data.by)
@@ -163,6 +164,7 @@ class Task(BaseTask):
     def export(self, writer: BundleWriter) -> None:
         from compressor.tasks.sketch.export import export
 
+        self.load_targets(self.context)  # a run that was resumed behind its last stage has not started any
         export(self, writer)
 
     def describe(self) -> dict[str, Any]:
