@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -118,7 +119,7 @@ def print_table(results: Results, console: Console | None = None, choices: Seque
         console.print("no results")
     for (student, device), records in groups.items():
         console.print(_group_title(student, device, records))
-        console.print(_artifact_table(records, console))
+        console.print(_artifact_table(records, _worst_parity_db(results.records), console))
         for record in records:
             if record.reason:
                 status = Text(record.status, style=STATUS_STYLES[record.status])
@@ -163,8 +164,27 @@ def _arena(record: Record) -> Text:
     return _number(words.size(memory.arena if memory is not None and memory.ram is None else None))
 
 
+def _artifact_key(record: Record) -> tuple[str, ...]:
+    return (record.student, record.device, record.runtime, record.precision_requested)
+
+
+def _worst_parity_db(records: Sequence[Record]) -> dict[tuple[str, ...], float]:
+    """By artifact: signal to noise on the golden inputs, of the graph where it is lowest."""
+    found: dict[tuple[str, ...], float] = {}
+    for record in records:
+        if record.parity is not None and record.parity.sqnr_db is not None:
+            key = _artifact_key(record)
+            found[key] = min(found.get(key, math.inf), record.parity.sqnr_db)
+    return found
+
+
+def _files(record: Record) -> Text:
+    """What is stored on the device. Generated C is stored as flash, not as the text that it is compiled from."""
+    return _number(words.size(None if record.runtime == "c" else record.artifact_bytes))
+
+
 COLUMNS: tuple[tuple[str, Callable[[Record], Text]], ...] = (
-    ("bytes", _size(lambda record: record.artifact_bytes)),
+    ("bytes", _files),
     ("MACs", _count(lambda record: record.macs)),
     ("p50 ms", _latency),
     ("mean 95 % ms", _interval_ms),
@@ -179,16 +199,31 @@ COLUMNS: tuple[tuple[str, Callable[[Record], Text]], ...] = (
     ("metric [95 %]", _metric),
     ("vs float", _versus_float),
 )
-ALWAYS = ("bytes", "MACs", "metric [95 %]", "vs float")  # every other column is there if it has a number
-FIRST_TO_GO = ("mean 95 % ms", "MACs", "arena", "bytes", "vs float", "stack", "RAM")  # where the terminal is narrow
+ALWAYS = ("MACs", "metric [95 %]", "vs float")  # every other column is there if it has a number
+FIRST_TO_GO = (
+    "mean 95 % ms",
+    "MACs",
+    "arena",
+    "bytes",
+    "vs float",
+    "parity",
+    "stack",
+    "RAM",
+)  # where the terminal is narrow
 
 
-def _artifact_table(records: Sequence[Record], console: Console) -> Table:
-    """As many columns as fit."""
+def _artifact_table(records: Sequence[Record], parity_db: Mapping[tuple[str, ...], float], console: Console) -> Table:
+    """As many columns as fit. `parity_db` is by `_artifact_key`."""
+
+    def parity(record: Record) -> Text:
+        value = parity_db.get(_artifact_key(record))
+        return _number(words.NOT_MEASURED if value is None else f"{value:.1f} dB")
+
     nothing = str(_number(words.NOT_MEASURED))
+    metric = next(i for i, (name, _) in enumerate(COLUMNS) if name == "metric [95 %]")
     columns = [
         (name, cell)
-        for name, cell in COLUMNS
+        for name, cell in (*COLUMNS[:metric], ("parity", parity), *COLUMNS[metric:])
         if name in ALWAYS or any(str(cell(record)) != nothing for record in records)
     ]
     for name in (None, *FIRST_TO_GO):
