@@ -130,8 +130,9 @@ class OpenVinoSession(GraphSession):
 
     def __init__(self, graph: Graph, path: Path, precision: str, options: Mapping[str, Any]) -> None:
         ov = _openvino()
-        self._core, self._path, self._precision, self._options = ov.Core(), path, precision, dict(options)
+        self._core, self._precision, self._options = ov.Core(), precision, dict(options)
         model = self._core.read_model(path)
+        self._model = model.clone()  # shares the weights; the file may be gone when many rows are first asked for
         self._dynamic = any(isinstance(axis, str) for spec in graph.inputs for axis in spec.shape[:1])
         if self._dynamic:
             model.reshape(
@@ -155,8 +156,7 @@ class OpenVinoSession(GraphSession):
         request = self._single
         if self._dynamic and len(next(iter(feeds.values()))) != 1:
             if self._many is None:
-                model = self._core.read_model(self._path)
-                self._many = _compiled(self._core, model, self._precision, self._options).create_infer_request()
+                self._many = _compiled(self._core, self._model, self._precision, self._options).create_infer_request()
             request = self._many
         request.infer(feeds, share_inputs=True)
         return {spec.name: np.array(request.get_tensor(spec.name).data) for spec in self.graph.outputs}
