@@ -50,7 +50,7 @@ def build_engine(
 
     Args:
         compute_capabilities: e.g. ("SM86", "SM89"); empty: that of the GPU in this machine.
-        batch: (min, opt, max) rows of a dynamic batch. workspace_bytes: pinned, so that builds repeat byte for byte.
+        batch: (min, opt, max) rows of a dynamic batch. workspace_bytes: pinned, so that builds repeat.
     Returns what the builder says: version, compute_capabilities, batch, tensor_types (count by type), qdq (number of
     Q and DQ layers), memory_bytes {activation, weights, scratch}.
     Raises RuntimeError with the parser's or the builder's own reason, and the node's name where it is known.

@@ -80,7 +80,10 @@ def test_a_signal_stops_both_processes_with_the_state_saved(toy: Toy) -> None:
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 143 and output == ""
-    assert errors.splitlines()[-1].startswith("error: stopped by SIGTERM after step"), errors
+    # between two steps; on a busy machine the signal may come in before the stage has taken its next one
+    assert errors.splitlines()[-1].startswith(
+        ("error: stopped by SIGTERM after step", "error: stopped by SIGTERM in")
+    ), errors
     assert not set(workers()) - before
     folder = toy.root / "run" / "checkpoints" / "teacher"
     names = sorted(path.name for path in folder.iterdir())
