@@ -1,4 +1,4 @@
-"""raster.py's drawing as a compiled kernel: the same formulas, segment by segment, without the GIL."""
+"""raster.py's drawing as a compiled kernel: the same float32 operations, segment by segment, without the GIL."""
 
 from __future__ import annotations
 
@@ -7,107 +7,135 @@ import math
 import numba
 import numpy as np
 
+from compressor.tasks.sketch.raster import HALF, ONE, WIDE_PX
 
-@numba.njit(nogil=True, cache=True)
+ZERO = np.float32(0.0)
+# Every number is a float32: a Python float or an integer in an expression would make it float64.
+jit = numba.njit(nogil=True, cache=True, inline="never")
+inlined = numba.njit(nogil=True, cache=True, inline="always")
+
+
+@jit
 def draw(points, offsets, widths, filled, minimum_width_px, canvas):
     """See raster.draw_reference."""
-    size = canvas.shape[0]
+    side = np.float32(canvas.shape[0])
+    minimum = np.float32(minimum_width_px)
     most = 0
     for stroke in range(len(filled)):
         most = max(most, filled[stroke])
         if filled[stroke] != 0:
             continue
-        half = max(float(widths[stroke]) * size, minimum_width_px) / 2
+        reach = max(widths[stroke] * side, minimum) * HALF + HALF
         first, last = offsets[stroke], offsets[stroke + 1]
+        x0, y0 = points[first, 0] * side, points[first, 1] * side
         if last - first == 1:
-            _line(points, first, first, half, size, canvas)
-        for index in range(first, last - 1):
-            _line(points, index, index + 1, half, size, canvas)
+            _line(x0, y0, x0, y0, reach, side, canvas)
+        for index in range(first + 1, last):
+            x1, y1 = points[index, 0] * side, points[index, 1] * side
+            _line(x0, y0, x1, y1, reach, side, canvas)
+            x0, y0 = x1, y1
     if most > 0:
-        to_edge = np.empty((size, size))
-        winding = np.empty((size, size + 1), np.int64)
+        size = canvas.shape[0]
+        edge = np.empty((size, size), np.float32)
+        winding = np.empty((size, size + 1), np.int16)
         for shape in range(1, most + 1):
-            _fill(points, offsets, filled, shape, size, to_edge, winding, canvas)
+            _fill(points, offsets, filled, shape, side, edge, winding, canvas)
 
 
-@numba.njit(nogil=True, cache=True)
-def _bounds(a, b, reach, size):
-    low = min(max(math.floor(min(a, b) - reach), 0), size)
-    high = min(max(math.ceil(max(a, b) + reach), 0), size)
-    return int(low), int(high)
+@inlined
+def _first(value, side):
+    """The smallest whole number that is at least `value`, on the canvas."""
+    clipped = min(max(value, ZERO), side)
+    whole = np.int32(clipped)
+    return whole + np.int32(1) if np.float32(whole) < clipped else whole
 
 
-@numba.njit(nogil=True, cache=True)
-def _distance(px, py, dx, dy, squared):
-    along = 0.0
-    if squared > 0:
-        along = min(max((px * dx + py * dy) / squared, 0.0), 1.0)
-    return math.sqrt((px - along * dx) ** 2 + (py - along * dy) ** 2)
+@inlined
+def _end(value, side):
+    """The largest whole number that is at most `value`, on the canvas."""
+    return np.int32(min(max(value, ZERO), side))
 
 
-@numba.njit(nogil=True, cache=True)
-def _line(points, i, j, half, size, canvas):
-    x0, y0 = float(points[i, 0]) * size, float(points[i, 1]) * size
-    x1, y1 = float(points[j, 0]) * size, float(points[j, 1]) * size
-    left, right = _bounds(x0, x1, half + 0.5, size)
-    top, bottom = _bounds(y0, y1, half + 0.5, size)
+@jit
+def _line(x0, y0, x1, y1, reach, side, canvas):
+    margin = reach + HALF
+    left, right = _first(min(x0, x1) - margin, side), _end(max(x0, x1) + margin, side)
+    top, bottom = _first(min(y0, y1) - margin, side), _end(max(y0, y1) + margin, side)
+    if left >= right:
+        return
     dx, dy = x1 - x0, y1 - y0
     squared = dx * dx + dy * dy
+    inverse = ONE / math.sqrt(squared) if squared > ZERO else ONE
+    slanted = right - left > WIDE_PX and abs(dy) >= ONE
+    slope = dx / dy if slanted else ZERO
+    margin = reach * math.sqrt(slope * slope + ONE) + HALF
+    first, end = left, right
     for row in range(top, bottom):
-        for column in range(left, right):
-            coverage = half + 0.5 - _distance(column + 0.5 - x0, row + 0.5 - y0, dx, dy, squared)
-            if coverage > canvas[row, column]:
-                canvas[row, column] = min(coverage, 1.0)
-
-
-@numba.njit(nogil=True, cache=True)
-def _fill(points, offsets, filled, shape, size, to_edge, winding, canvas):
-    low_x, high_x, low_y, high_y = np.inf, -np.inf, np.inf, -np.inf
-    for stroke in range(len(filled)):
-        if filled[stroke] == shape:
-            for index in range(offsets[stroke], offsets[stroke + 1]):
-                x, y = float(points[index, 0]) * size, float(points[index, 1]) * size
-                low_x, high_x = min(low_x, x), max(high_x, x)
-                low_y, high_y = min(low_y, y), max(high_y, y)
-    if low_x == np.inf:
-        return
-    left, right = _bounds(low_x, high_x, 0.5, size)
-    top, bottom = _bounds(low_y, high_y, 0.5, size)
-    to_edge[top:bottom, left:right] = 0.5
-    winding[top:bottom, left : right + 1] = 0
-    for stroke in range(len(filled)):
-        if filled[stroke] != shape:
-            continue
-        first, last = offsets[stroke], offsets[stroke + 1]
-        for index in range(first, last):
-            after = index + 1 if index + 1 < last else first
-            _edge(points, index, after, size, to_edge, winding)
-    for row in range(top, bottom):
-        number = 0
-        for column in range(left, right):
-            number += winding[row, column]
-            distance = to_edge[row, column]
-            coverage = 0.5 + distance if number != 0 else 0.5 - distance
+        centre = np.float32(row) + HALF
+        py, qy = centre - y0, centre - y1
+        if slanted:
+            on_line = x0 + py * slope
+            first, end = max(left, _first(on_line - margin, side)), min(right, _end(on_line + margin, side))
+        along_y, across_y, py2, qy2 = py * dy, py * dx, py * py, qy * qy
+        for column in range(first, end):
+            centre_x = np.float32(column) + HALF
+            px = centre_x - x0
+            along = px * dx + along_y
+            if along <= ZERO:
+                distance = math.sqrt(px * px + py2)
+            elif along >= squared:
+                qx = centre_x - x1
+                distance = math.sqrt(qx * qx + qy2)
+            else:
+                distance = abs(px * dy - across_y) * inverse
+            coverage = min(reach - distance, ONE)
             if coverage > canvas[row, column]:
                 canvas[row, column] = coverage
 
 
-@numba.njit(nogil=True, cache=True)
-def _edge(points, i, j, size, to_edge, winding):
-    x0, y0 = float(points[i, 0]) * size, float(points[i, 1]) * size
-    x1, y1 = float(points[j, 0]) * size, float(points[j, 1]) * size
-    left, right = _bounds(x0, x1, 0.5, size)
-    top, bottom = _bounds(y0, y1, 0.5, size)
-    dx, dy = x1 - x0, y1 - y0
-    squared = dx * dx + dy * dy
+@jit
+def _fill(points, offsets, filled, shape, side, edge, winding, canvas):
+    """`edge` and `winding` are memory to work in: see raster._fill."""
+    low_x, high_x, low_y, high_y = side, ZERO, side, ZERO
+    for stroke in range(len(filled)):
+        if filled[stroke] == shape:
+            for index in range(offsets[stroke], offsets[stroke + 1]):
+                x, y = points[index, 0] * side, points[index, 1] * side
+                low_x, high_x = min(low_x, x), max(high_x, x)
+                low_y, high_y = min(low_y, y), max(high_y, y)
+    left, right = _first(low_x - ONE, side), _end(high_x + ONE, side)
+    top, bottom = _first(low_y - ONE, side), _end(high_y + ONE, side)
+    if left >= right or top >= bottom:
+        return
+    edge[top:bottom, left:right] = ZERO
+    winding[top:bottom, left : right + 1] = 0
+    for stroke in range(len(filled)):
+        if filled[stroke] != shape:
+            continue
+        last = offsets[stroke + 1]
+        x0, y0 = points[last - 1, 0] * side, points[last - 1, 1] * side
+        for index in range(offsets[stroke], last):
+            x1, y1 = points[index, 0] * side, points[index, 1] * side
+            _line(x0, y0, x1, y1, HALF, side, edge)
+            _wind(x0, y0, x1, y1, side, winding)
+            x0, y0 = x1, y1
     for row in range(top, bottom):
-        centre = row + 0.5
+        number = 0
         for column in range(left, right):
-            distance = _distance(column + 0.5 - x0, centre - y0, dx, dy, squared)
-            if distance < to_edge[row, column]:
-                to_edge[row, column] = distance
-        down, up = y0 <= centre < y1, y1 <= centre < y0
-        if down or up:
-            crossing = x0 + (centre - y0) * dx / dy
-            column = int(min(max(math.floor(crossing + 0.5), 0), size))
-            winding[row, column] += 1 if down else -1
+            number += winding[row, column]
+            coverage = ONE - edge[row, column] if number != 0 else edge[row, column]
+            if coverage > canvas[row, column]:
+                canvas[row, column] = coverage
+
+
+@jit
+def _wind(x0, y0, x1, y1, side, winding):
+    """Count an edge where it crosses the rows' centres: at the first pixel whose centre is beyond."""
+    turn = 1 if y1 > y0 else -1
+    top, bottom = _first(min(y0, y1) - HALF, side), _first(max(y0, y1) - HALF, side)
+    if top >= bottom:
+        return
+    slope = (x1 - x0) / (y1 - y0)
+    for row in range(top, bottom):
+        crossing = x0 + ((np.float32(row) + HALF) - y0) * slope
+        winding[row, _end(crossing + HALF, side)] += turn
