@@ -14,6 +14,7 @@ from targets.artifact import Artifact, compile_bundle
 from targets.bundle import Bundle
 from targets.c import runtime as c_runtime
 from targets.c import target
+from targets.firmware import BOARDS, Emulator, build
 from targets.parity import compare, failure
 from targets.runners import get_runner
 from targets.target import CompiledGraph, get_target, list_targets
@@ -111,7 +112,7 @@ def test_a_whole_network_is_bit_exact_and_clean_at_every_optimisation(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", small_nets.TASKS)
-def test_the_four_small_networks_are_bit_exact_and_clean(
+def test_the_four_small_networks_are_bit_exact_clean_and_the_same_on_every_core(
     small_bundle: Callable[[str], Bundle], name: str, tmp_path: Path
 ) -> None:
     need("gcc")
@@ -119,6 +120,30 @@ def test_the_four_small_networks_are_bit_exact_and_clean(
     compiled = target.compile(small_bundle(name).source(name), tmp_path, "int8", {})
     assert compiled.problem is None
     check_network((tmp_path / "model.tflite").read_bytes(), small_bundle(name), name, tmp_path)
+    need("qemu-system-arm", "arm-none-eabi-gcc")
+    for core in BOARDS:
+        check_on_core(tmp_path, small_bundle(name), name, core, tmp_path)
+
+
+@pytest.mark.parametrize("core", ["m3", "m4", "m55"])  # plain C, DSP, Helium
+def test_a_whole_network_gives_tflite_micros_bytes_with_every_kind_of_kernel(
+    built: Artifact, shape_bundle: Bundle, core: str, tmp_path: Path
+) -> None:
+    need("qemu-system-arm", "arm-none-eabi-gcc")
+    check_on_core(built.files("net")[0].parent, shape_bundle, "net", core, tmp_path)
+
+
+def check_on_core(folder: Path, bundle: Bundle, name: str, core: str, out: Path) -> None:
+    """Golden inputs and noise give TFLite-Micro's bytes at -O3 on an emulated core."""
+    raw = (folder / "model.tflite").read_bytes()
+    model, micro = read_model(raw), Micro(raw)
+    feeds = golden_integers(bundle, name, model, rows=4)
+    rng = np.random.default_rng(0)
+    feeds += [[rng.integers(-128, 128, t.shape).astype(np.int8) for t in model.inputs] for _ in range(4)]
+    with Emulator(build(folder, core, "O3", out / core)) as board:
+        for row in feeds:
+            request = b"".join(value.tobytes() for value in row)
+            assert board.ask(request) == b"".join(output.tobytes() for output in micro.run(row))
 
 
 def check_network(raw: bytes, bundle: Bundle, name: str, folder: Path) -> None:
