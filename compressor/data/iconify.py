@@ -20,10 +20,18 @@ class IconSet:
         self.names: dict[str, str] = json.loads(members.get("package/chars.json", b"{}"))
 
     def emoji(self, hexcode: str) -> str | None:
-        """The SVG of an emoji sequence, or None. The packages leave presentation selectors (FE0F) out."""
-        codes = hexcode.lower().split("-")
-        name = self.names.get("-".join(codes)) or self.names.get("-".join(code for code in codes if code != "fe0f"))
+        """The SVG of an emoji sequence, or None."""
+        name = self.emoji_name(hexcode)
         return None if name is None else self.svg(name)
+
+    def emoji_name(self, hexcode: str) -> str | None:
+        """The icon's name of an emoji sequence, or None. The packages leave presentation selectors (FE0F) out."""
+        codes = hexcode.lower().split("-")
+        return self.names.get("-".join(codes)) or self.names.get("-".join(code for code in codes if code != "fe0f"))
+
+    def has(self, name: str) -> bool:
+        """Whether `svg(name)` has something to give."""
+        return name in self.icons or name in self.aliases
 
     def svg(self, name: str) -> str:
         """The SVG of an icon or alias, `currentColor` as black. Raises KeyError if there is none."""

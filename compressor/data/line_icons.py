@@ -1,7 +1,7 @@
-"""Line drawings without photos: the outline icons of Lucide and Tabler. Unlabelled food for distillation.
+"""Line drawings without photos: the outline icons of eight free sets. Unlabelled food for distillation.
 
-They show things that some of OpenMoji's test concepts show too, in another hand and without a photo: a student sees
-only the teacher's answer to them.
+They show things that some of OpenMoji's test concepts show too, in another hand: `compressor.data.words` finds those by
+their names, so that a task can leave them out.
 """
 
 from __future__ import annotations
@@ -19,33 +19,90 @@ from compressor.data.pairs import write_pairs
 from compressor.data.source import Progress, Source
 from compressor.data.svg_workers import parse_svgs
 
+
+def _icons(name: str, version: str, sha256: str, licence: str, url: str, note: str) -> Package:
+    return Package("npm", f"@iconify-json/{name}", version, sha256, licence, url, note)
+
+
 PACKAGES = (
-    Package(
-        client="npm",
-        name="@iconify-json/lucide",
-        version="1.2.137",
-        sha256="e74db8c3a55fff55bc82de21268c4bced9f65ff10aacc0d5f3a395b0e93243c3",
-        licence="ISC",
-        url="https://lucide.dev",
-        note="Lucide contributors",
+    _icons(
+        "lucide",
+        "1.2.137",
+        "e74db8c3a55fff55bc82de21268c4bced9f65ff10aacc0d5f3a395b0e93243c3",
+        "ISC",
+        "https://lucide.dev",
+        "Lucide contributors",
     ),
-    Package(
-        client="npm",
-        name="@iconify-json/tabler",
-        version="1.2.41",
-        sha256="3bf99af156d28d05568aff524a35ed1ba238df640a7835a5e02e1f8e439685f6",
-        licence="MIT",
-        url="https://tabler.io/icons",
-        note="Tabler Icons, Paweł Kuna",
+    _icons(
+        "tabler",
+        "1.2.41",
+        "3bf99af156d28d05568aff524a35ed1ba238df640a7835a5e02e1f8e439685f6",
+        "MIT",
+        "https://tabler.io/icons",
+        "Tabler Icons, Paweł Kuna",
+    ),
+    _icons(
+        "hugeicons",
+        "1.2.35",
+        "cca09de913319938961fa0613a8eb42952f76c3ee13a7c68ef411091590c5d8b",
+        "MIT",
+        "https://hugeicons.com",
+        "Hugeicons, the free set",
+    ),
+    _icons(
+        "solar",
+        "1.2.13",
+        "9efec9045e9188c5dd5cf9de52f8ad968ffabee565026480a6c74bfe63b3bbc2",
+        "CC-BY-4.0",
+        "https://www.figma.com/community/file/1166831539721848736",
+        "Solar, 480 Design",
+    ),
+    _icons(
+        "iconoir",
+        "1.2.11",
+        "8e5d3bfbd55aa8ef3878f0c2f248cf71fe99822172fd07990e32ab7fe7a68b1e",
+        "MIT",
+        "https://iconoir.com",
+        "Iconoir, Luca Burgio",
+    ),
+    _icons(
+        "streamline",
+        "1.2.5",
+        "b64ca35d4d9fb1f6e730d260ab59e1ded79b23d9f156f8d2f458df6a7aa4cf53",
+        "CC-BY-4.0",
+        "https://github.com/webalys-hq/streamline-vectors",
+        "Streamline, the free core set",
+    ),
+    _icons(
+        "mingcute",
+        "1.2.8",
+        "fec65f4430ac70a968e0e7fc7741e7064ba91e6da992b905f75c9d70c717bd2c",
+        "Apache-2.0",
+        "https://github.com/Richard9394/MingCute",
+        "MingCute Design",
+    ),
+    _icons(
+        "lucide-lab",
+        "1.2.3",
+        "ea0a3dc587d60e65b4e710f2239a54a6609fcd19b214f9eb0df66874f920df08",
+        "ISC",
+        "https://github.com/lucide-icons/lucide-lab",
+        "Lucide contributors",
     ),
 )
 # OpenMoji's, so that the line's width does not tell where a drawing is from; the icons' own is three times that.
 LINE_WIDTH = 2 / 72
 
 
+# Styles of a set that fill their shapes or repeat the outline in another form, by the end of the name.
+OTHER_STYLES = ("-filled", "-fill", "-solid", "-remix", "-bold", "-duotone", "-broken", "-outline")
+
+
 def is_outline(name: str, icon: Mapping[str, Any]) -> bool:
     """Whether an icon is drawn in lines, and still part of its set, and no company's logo."""
-    return not (name.endswith("-filled") or name.startswith("brand-") or icon.get("hidden"))
+    body = icon["body"]
+    drawn = "stroke=" in body and 'fill="none"' in body
+    return drawn and not (name.endswith(OTHER_STYLES) or name.startswith("brand-") or icon.get("hidden"))
 
 
 def build(directory: Path, archives: Mapping[str, Path], progress: Progress) -> dict[str, Any]:
@@ -71,7 +128,8 @@ def build(directory: Path, archives: Mapping[str, Path], progress: Progress) -> 
 
 source = Source(
     name="line-icons",
-    summary="some 6,500 line drawings without photos: the outline icons of Lucide and Tabler",
+    summary="some 19,000 line drawings without photos: the outline icons of eight free sets",
     packages=PACKAGES,
     build=build,
+    revision=2,
 )

@@ -1,14 +1,15 @@
 """OpenMoji's line drawings with the pictures that Noto, Twemoji and OpenMoji itself have of the same concept.
 
 1,644 emoji have all three (without skin tones, flags and OpenMoji's extras). A pair's photos are in the order of
-VENDORS. OpenMoji's colour version is aligned with the line drawing pixel by pixel, so it is for training only.
+VENDORS. OpenMoji's colour version is aligned with the line drawing pixel by pixel, so it is for training only. Most
+pairs have up to three further pictures (FURTHER), for training too: another designer's view of the same thing.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from compressor.data.svg_workers import parse_svgs, render_svgs
 PHOTO_PX = 112
 BLACK, COLOR = "package/black/svg/{}.svg", "package/color/svg/{}.svg"
 VENDORS = ("noto", "twemoji", "openmoji")
+FURTHER = ("fluent", "noto-v1", "emojione")
 PACKAGES = {
     "openmoji": Package(
         client="npm",
@@ -53,12 +55,39 @@ PACKAGES = {
         url="https://github.com/jdecked/twemoji",
         note="Twemoji, Twitter and contributors",
     ),
+    "fluent": Package(
+        client="npm",
+        name="@iconify-json/fluent-emoji-flat",
+        version="1.2.6",
+        sha256="7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+        licence="MIT",
+        url="https://github.com/microsoft/fluentui-emoji",
+        note="Fluent Emoji, Microsoft",
+    ),
+    "noto-v1": Package(
+        client="npm",
+        name="@iconify-json/noto-v1",
+        version="1.2.5",
+        sha256="2bf62c26c2c2884aa99e90aec942cdaee17a5921f05690694f4978ad4b017c37",
+        licence="Apache-2.0",
+        url="https://github.com/googlefonts/noto-emoji",
+        note="Noto Emoji, the first version, Google",
+    ),
+    "emojione": Package(
+        client="npm",
+        name="@iconify-json/emojione",
+        version="1.2.3",
+        sha256="26a14f44284407e8bcde91799388dca2bfd91dbcd55a97f425524a1c5b73610e",
+        licence="CC-BY-4.0",
+        url="https://github.com/EmojiTwo/emojitwo",
+        note="EmojiTwo, from Emoji One's last free version",
+    ),
 }
 
 
 def build(directory: Path, archives: Mapping[str, Path], progress: Progress) -> dict[str, Any]:
     members = {key: read_members(archives[package.name], _is_needed) for key, package in PACKAGES.items()}
-    icon_sets = {key: IconSet(members[key]) for key in ("noto", "twemoji")}
+    icon_sets = {key: IconSet(members[key]) for key in PACKAGES if key != "openmoji"}
     svgs = {path: text.decode() for path, text in members["openmoji"].items() if path.endswith(".svg")}
     entries = json.loads(members["openmoji"]["package/data/openmoji.json"])
     sketches = read_lines([svgs[BLACK.format(entry["hexcode"])] for entry in entries], progress)
@@ -70,8 +99,13 @@ def build(directory: Path, archives: Mapping[str, Path], progress: Progress) -> 
     pictures = [picture for item in paired for picture in _pictures(item["hexcode"], icon_sets, svgs)]
     pixels = render_svgs(pictures, PHOTO_PX, lambda done: progress("photos", done, len(pictures)))
     photos = pixels.reshape(len(paired), len(VENDORS), PHOTO_PX, PHOTO_PX, 3)
+    further = [list(_further(item["hexcode"], icon_sets)) for item in paired]
+    texts = [text for own in further for text in own]
+    more = render_svgs(texts, PHOTO_PX, lambda done: progress("further photos", done, len(texts)))
     items = [*paired, *unpaired]
-    write_pairs(directory, items, [by_code[item["hexcode"]] for item in items], photos)
+    write_pairs(
+        directory, items, [by_code[item["hexcode"]] for item in items], photos, more, [len(own) for own in further]
+    )
     return {"vendors": list(VENDORS), "pairs": len(paired), "drawings": len(unpaired), "blank": blank}
 
 
@@ -102,7 +136,7 @@ def arrange(
         not entry["skintone"]
         and entry["group"] != "flags"
         and not entry["group"].startswith("extras-")
-        and all(icon_set.emoji(entry["hexcode"]) for icon_set in icon_sets.values())
+        and all(icon_sets[key].emoji(entry["hexcode"]) for key in VENDORS[:2])
         for entry in entries
     ]
     paired_numbers = [number for number, chosen in enumerate(is_paired) if chosen]
@@ -134,6 +168,19 @@ def _pictures(hexcode: str, icon_sets: Mapping[str, IconSet], svgs: Mapping[str,
     return [str(icon_sets[key].emoji(hexcode)) for key in VENDORS[:2]] + [svgs[COLOR.format(hexcode)]]
 
 
+def _further(hexcode: str, icon_sets: Mapping[str, IconSet]) -> Iterator[str]:
+    """The SVGs that FURTHER has of an emoji. Older sets have no table of code points, but Noto's names."""
+    name = icon_sets["noto"].emoji_name(hexcode)
+    for key in FURTHER:
+        icons = icon_sets[key]
+        if icons.names:
+            picture = icons.emoji(hexcode)
+        else:
+            picture = icons.svg(name) if name is not None and icons.has(name) else None
+        if picture is not None:
+            yield picture
+
+
 def _is_needed(path: str) -> bool:
     folders = ("package/black/svg/", "package/color/svg/")
     return path.startswith(folders) or path in NEEDED or path == "package/data/openmoji.json"
@@ -144,5 +191,5 @@ source = Source(
     summary="line drawings of 1,643 emoji with their Noto, Twemoji and OpenMoji pictures",
     packages=tuple(PACKAGES.values()),
     build=build,
-    revision=2,
+    revision=3,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +12,13 @@ import numpy as np
 from compressor.data.concepts import carve, equal_folds
 from compressor.data.sketch import FIELDS, Sketch, pack_sketches, unpack_sketch
 from compressor.data.source import read_manifest
+from compressor.data.words import content_words
 from profiles.errors import RequestError
 from profiles.storage import read_json, write_json
 
 ITEMS = "items.json"
 PHOTOS = "photos.npy"
+MORE = "more_photos.npy"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class PairDataset:
         entries: list[dict[str, Any]] = read_json(path / ITEMS)
         self._arrays = {name: np.load(path / f"{name}.npy", mmap_mode="r") for name in FIELDS}
         self._photos = np.load(path / PHOTOS, mmap_mode="r")
+        self._more = np.load(path / MORE, mmap_mode="r") if (path / MORE).is_file() else None
         self.items = entries[: len(self._photos)]
         self._unpaired = entries[len(self._photos) :]
         self.vendors: tuple[str, ...] = tuple(self.manifest["vendors"])
@@ -72,6 +75,13 @@ class PairDataset:
     def photos(self, index: int | np.ndarray | Sequence[int]) -> np.ndarray:
         """(vendors, photo_px, photo_px, 3) uint8 RGB; with several indices (n, vendors, ...)."""
         return self._photos[index]
+
+    def more_photos(self, index: int) -> np.ndarray:
+        """(k, photo_px, photo_px, 3) uint8 RGB: pictures of the same thing beside its vendors', often none."""
+        first, last = self.items[index].get("more_photos", (0, 0))
+        if self._more is None or first == last:
+            return np.zeros((0, self.photo_px, self.photo_px, 3), np.uint8)
+        return self._more[first:last]
 
     def label(self, index: int) -> str:
         return str(self.items[index]["label"])
@@ -120,16 +130,34 @@ class PairDataset:
             if item["concept"] not in closed
         ]
 
+    def drawings_without(self, words: Collection[str]) -> list[Sketch]:
+        """Sketches without a photo whose label has none of these content words (see words.py)."""
+        first = len(self)
+        return [
+            unpack_sketch(self._arrays, first + offset, prefix="")
+            for offset, item in enumerate(self._unpaired)
+            if content_words(item["label"]).isdisjoint(words)
+        ]
+
 
 def write_pairs(
     directory: Path,
     items: Sequence[Mapping[str, Any]],
     sketches: Sequence[Sketch],
     photos: Sequence[np.ndarray] | np.ndarray,
+    more_photos: np.ndarray | None = None,
+    more_counts: Sequence[int] = (),
 ) -> None:
     """Store a data set into an existing directory (atomic_directory's): `items` and `sketches` of the pairs first,
-    then of the drawings without a photo; `photos` one (vendors, H, H, 3) uint8 array per pair."""
-    write_json(directory / ITEMS, list(items))
+    then of the drawings without a photo; `photos` one (vendors, H, H, 3) uint8 array per pair. Further pictures of
+    the pairs follow each other in `more_photos` (m, H, H, 3), `more_counts` of each pair."""
+    entries = [dict(item) for item in items]
+    if more_photos is not None:
+        ends = np.cumsum([0, *more_counts]).tolist()
+        for item, first, last in zip(entries, ends, ends[1:], strict=False):
+            item["more_photos"] = [first, last]
+        np.save(directory / MORE, more_photos, allow_pickle=False)
+    write_json(directory / ITEMS, entries)
     for name, array in pack_sketches(sketches, prefix="").items():
         np.save(directory / f"{name}.npy", array, allow_pickle=False)
     stacked = np.stack(list(photos)) if len(photos) else np.zeros((0, 0, 1, 1, 3), np.uint8)
