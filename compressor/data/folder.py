@@ -43,6 +43,7 @@ PHOTOS = {".png", ".jpg", ".jpeg", ".webp"}
 DRAWINGS = "drawings"
 MARGIN = 0.05
 LINE_WIDTH = 1 / 36
+PHOTO_PX = 112
 FEWEST_PAIRS = 10  # two for each of five folds
 
 
@@ -53,11 +54,12 @@ class Item:
     photos: tuple[Path, ...]
 
 
-def fetch_folder(root: Path, photo_px: int = 112) -> Path:
+def fetch_folder(root: Path, photo_px: int | None = None) -> Path:
     """Read a folder into the cache and return the data set's directory; at once if it was read before, unchanged.
 
     Raises RequestError, naming the file, for whatever is wrong with it.
     """
+    photo_px = photo_px or PHOTO_PX
     items, drawings, ignored = scan(root)
     read = [path for item in items for path in (item.sketch, *item.photos)] + drawings
     hashes = {path.relative_to(root).as_posix(): sha256_file(path) for path in read}
@@ -67,7 +69,7 @@ def fetch_folder(root: Path, photo_px: int = 112) -> Path:
         sketches = [read_sketch(path) for path in [*(item.sketch for item in items), *drawings]]
         views = max(len(item.photos) for item in items)
         write_pairs(directory, _entries(items, drawings), sketches, list(_photos(items, views, photo_px)))
-        credit = {"name": root.resolve().name, "version": "", "licence": _licence(root), "url": "", "note": ""}
+        credit = {"name": root.resolve().name, "version": "", "licence": read_licence(root), "url": "", "note": ""}
         vendors = [f"photo {number + 1}" for number in range(views)]
         counts = {"pairs": len(items), "drawings": len(drawings), "ignored": ignored}
         return {"revision": REVISION, "packages": [credit], "vendors": vendors, **counts}
@@ -215,7 +217,8 @@ def _entries(items: list[Item], drawings: list[Path]) -> list[dict[str, Any]]:
     return paired + [{"label": path.stem, "concept": f"{DRAWINGS}/{path.stem}", "fold": -1} for path in drawings]
 
 
-def _licence(root: Path) -> str:
+def read_licence(root: Path) -> str:
+    """The first line of the folder's licence file, or "not stated"."""
     for name in ("LICENSE", "LICENSE.txt", "LICENCE", "LICENCE.txt"):
         if (root / name).is_file():
             lines = (root / name).read_text(encoding="utf-8", errors="replace").split("\n")

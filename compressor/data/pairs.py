@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,8 @@ class Split:
 class PairDataset:
     """`len(pairs)` sketch-photo pairs, and `drawings`: sketches without a photo.
 
-    A pair's `concept` is shared with its variants (see `split`). Arrays stay on disk until they are read.
+    A pair's `concept` is shared with its variants (see `split`). Where several people have drawn one photo it is one
+    pair with several sketches: a gallery has every photo once. Arrays stay on disk until they are read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,6 +47,8 @@ class PairDataset:
         self._more = np.load(path / MORE, mmap_mode="r") if (path / MORE).is_file() else None
         self.items = entries[: len(self._photos)]
         self._unpaired = entries[len(self._photos) :]
+        # Sketch files hold the first pair's sketches, the second's, and so on, then those without a photo.
+        self._first = np.cumsum([0, *(item.get("sketches", 1) for item in self.items)])
         self.vendors: tuple[str, ...] = tuple(self.manifest["vendors"])
 
     def __len__(self) -> int:
@@ -70,7 +74,20 @@ class PairDataset:
         return int(self._photos.shape[2])
 
     def sketch(self, index: int) -> Sketch:
-        return unpack_sketch(self._arrays, range(len(self))[index], prefix="")
+        """The pair's sketch; the first of several."""
+        return unpack_sketch(self._arrays, int(self._first[range(len(self))[index]]), prefix="")
+
+    def sketches(self, index: int) -> list[Sketch]:
+        """All sketches of the pair's photo, at least one."""
+        pair = range(len(self))[index]
+        own = range(int(self._first[pair]), int(self._first[pair + 1]))
+        return [unpack_sketch(self._arrays, number, prefix="") for number in own]
+
+    def queries(self, indices: Iterable[int]) -> tuple[list[Sketch], np.ndarray]:
+        """All sketches of these pairs, pair by pair, and where in `indices` the pair of each stands, (n,) int64."""
+        found = [self.sketches(int(index)) for index in indices]
+        truth = np.repeat(np.arange(len(found)), [len(own) for own in found]).astype(np.int64)
+        return list(itertools.chain.from_iterable(found)), truth
 
     def photos(self, index: int | np.ndarray | Sequence[int]) -> np.ndarray:
         """(vendors, photo_px, photo_px, 3) uint8 RGB; with several indices (n, vendors, ...)."""
@@ -100,7 +117,11 @@ class PairDataset:
         every pair into a fold by itself: a test pair ("woman cook") and its photos are unseen, a variant of it
         ("man cook") may have been seen. Of openmoji's test pairs 24 % have a variant and 5 % the very same lines in
         the training part then. With "concept" the variants also meet in one gallery, which is harder.
+
+        A set that was published with a test part of its own has it as its only fold, by "concept".
         """
+        if by == "item" and self.manifest.get("own_test_part"):
+            raise RequestError(f"{self.name}: it was published with a test part of its own; use data.by=concept")
         if by == "concept":
             keys = [self.concept(i) for i in range(len(self))]
             folds = np.array([self.fold(i) for i in range(len(self))], np.int64)
@@ -123,7 +144,7 @@ class PairDataset:
         closed: set[str] = set()
         if split is not None:
             closed = {self.concept(int(index)) for index in np.concatenate([split.validation, split.test])}
-        first = len(self)
+        first = int(self._first[-1])
         return [
             unpack_sketch(self._arrays, first + offset, prefix="")
             for offset, item in enumerate(self._unpaired)
@@ -132,7 +153,7 @@ class PairDataset:
 
     def drawings_without(self, words: Collection[str]) -> list[Sketch]:
         """Sketches without a photo whose label has none of these content words (see words.py)."""
-        first = len(self)
+        first = int(self._first[-1])
         return [
             unpack_sketch(self._arrays, first + offset, prefix="")
             for offset, item in enumerate(self._unpaired)
@@ -149,7 +170,8 @@ def write_pairs(
     more_counts: Sequence[int] = (),
 ) -> None:
     """Store a data set into an existing directory (atomic_directory's): `items` and `sketches` of the pairs first,
-    then of the drawings without a photo; `photos` one (vendors, H, H, 3) uint8 array per pair. Further pictures of
+    then of the drawings without a photo; a pair with several sketches says how many in its item's "sketches".
+    `photos`: one (vendors, H, H, 3) uint8 array per pair. Further pictures of
     the pairs follow each other in `more_photos` (m, H, H, 3), `more_counts` of each pair."""
     entries = [dict(item) for item in items]
     if more_photos is not None:
@@ -164,8 +186,9 @@ def write_pairs(
     np.save(directory / PHOTOS, stacked, allow_pickle=False)
 
 
-def load_pairs(where: str | Path, photo_px: int = 112) -> PairDataset:
-    """A source's name (fetched when it is not there yet), or a folder of the user's own pairs (see folder.py).
+def load_pairs(where: str | Path, photo_px: int | None = None) -> PairDataset:
+    """A source's name (fetched when it is not there yet), or a folder: a copy of a published set in its own layout (see
+    layout.py), or the user's own pairs (see folder.py), whose photos are stored at `photo_px`, each kind's own if null.
 
     A source like "line-icons" has drawings only: its length is 0.
     """
@@ -177,5 +200,8 @@ def load_pairs(where: str | Path, photo_px: int = 112) -> PairDataset:
             raise RequestError(f"{where}: this source has neither sketches nor photos")
         return PairDataset(path)
     from compressor.data.folder import fetch_folder
+    from compressor.data.layout import find_layout
 
-    return PairDataset(fetch_folder(Path(where), photo_px))
+    layout = find_layout(Path(where))
+    fetch_copy = layout.fetch if layout else fetch_folder
+    return PairDataset(fetch_copy(Path(where), photo_px))
