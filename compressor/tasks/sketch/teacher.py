@@ -110,19 +110,21 @@ class TeacherStage(Stage):
             vary(task.sketches[index], rng, settings.sketch_strength, bool(flip))
             for index, flip in zip(chosen, mirrored, strict=True)
         ]
-        photos = np.stack([task.pairs.photos(int(index))[self._vendor(rng)] for index in chosen])
+        photos = np.stack([self._photo(int(index), rng) for index in chosen])
         px = task.config.teacher.canvas_px
         return {
             "sketches": draw(sketches, px),
             "photos": vary_photos(photos, px, rng, settings.photo_strength, mirrored),
         }
 
-    def _vendor(self, rng: np.random.Generator) -> int:
-        """The gallery's vendor with probability `gallery_share`, else one of the others."""
-        gallery, count = self.task.gallery_vendor, len(self.task.pairs.vendors)
-        if count == 1 or rng.random() < self.settings.gallery_share:
-            return gallery
-        return (gallery + int(rng.integers(1, count))) % count
+    def _photo(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """The gallery vendor's with probability `gallery_share`, else one of the other pictures of the pair."""
+        pairs, gallery = self.task.pairs, self.task.gallery_vendor
+        photos = pairs.photos(index)
+        others = np.concatenate([np.delete(photos, gallery, axis=0), pairs.more_photos(index)])
+        if not len(others) or rng.random() < self.settings.gallery_share:
+            return photos[gallery]
+        return others[rng.integers(len(others))]
 
     def loss(self, modules: Mapping[str, nn.Module], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         for part in self.fixed:
