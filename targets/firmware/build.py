@@ -19,8 +19,8 @@ SOURCES = Path(__file__).parent
 COMPILER = "arm-none-eabi-gcc"
 MODEL_STACK_BYTES = 32 * 1024
 MAIN_STACK_BYTES = 2 * 1024
-# newlib's memcpy and memset, and what the compiler itself calls (64-bit division)
-LIBRARIES = ("-nostartfiles", "-nodefaultlibs", "-lc", "-lgcc")
+# newlib's memcpy, memset and sqrtf (of cores without one), and what the compiler itself calls (64-bit division)
+LIBRARIES = ("-nostartfiles", "-nodefaultlibs", "-lm", "-lc", "-lgcc")
 SPLIT = ("-ffunction-sections", "-fdata-sections")
 
 Optimization = Literal["O2", "O3", "Os"]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -111,11 +112,19 @@ def _segments(points: np.ndarray, offsets: np.ndarray, stroke: int, closed: bool
     return np.concatenate([own[:-1], own[1:]], axis=1)
 
 
-def spans(segments: np.ndarray, reach: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The rows of pixels that are looked at for each of the segments (n, 4): all whose centre is within `reach` (n,).
+class Spans(NamedTuple):
+    """Rows of pixels that are looked at for segments, each (rows,): the segment's index, the row, the first column, the
+    column after the last (not after the first: none), and whether the segment is drawn row by row near its line."""
 
-    Returns, for each (segment, row): the segment's index, the row, the first column and the column after the last.
-    """
+    owner: np.ndarray
+    row: np.ndarray
+    first: np.ndarray
+    end: np.ndarray
+    slanted: np.ndarray
+
+
+def spans(segments: np.ndarray, reach: np.ndarray, size: int) -> Spans:
+    """The pixels that are looked at for each of the segments (n, 4): all whose centre is within `reach` (n,)."""
     x0, y0, x1, y1 = segments.T
     left, right = _centres(np.minimum(x0, x1), np.maximum(x0, x1), reach + HALF, size)
     top, bottom = _centres(np.minimum(y0, y1), np.maximum(y0, y1), reach + HALF, size)
@@ -124,14 +133,15 @@ def spans(segments: np.ndarray, reach: np.ndarray, size: int) -> tuple[np.ndarra
     row = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows) + top[owner]
     first, end = left[owner], right[owner]
     dx, dy = x1 - x0, y1 - y0
-    slanted = np.flatnonzero(((right - left > WIDE_PX) & (np.abs(dy) >= ONE))[owner])
+    is_slanted = ((right - left > WIDE_PX) & (np.abs(dy) >= ONE))[owner]
+    slanted = np.flatnonzero(is_slanted)
     own = owner[slanted]
     slope = dx[own] / dy[own]
     margin = reach[own] * np.sqrt(slope * slope + ONE) + HALF
     on_line = x0[own] + ((row[slanted].astype(np.float32) + HALF) - y0[own]) * slope
     first_near, end_near = _centres(on_line, on_line, margin, size)
     first[slanted], end[slanted] = np.maximum(first[slanted], first_near), np.minimum(end[slanted], end_near)
-    return owner, row, first, end
+    return Spans(owner, row, first, end, is_slanted)
 
 
 def _centres(low: np.ndarray, high: np.ndarray, margin: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -143,11 +153,11 @@ def _centres(low: np.ndarray, high: np.ndarray, margin: np.ndarray, size: int) -
 
 def _near(segments: np.ndarray, reach: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Every (segment, pixel) of `spans`: the segment's index, the pixel's flat index, its centre's distance."""
-    of_row, row, first, end = spans(segments, reach, size)
-    counts = np.maximum(end - first, 0)
+    found = spans(segments, reach, size)
+    counts = np.maximum(found.end - found.first, 0)
     span = np.repeat(np.arange(len(counts)), counts)
-    column = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + first[span]
-    owner, row = of_row[span], row[span]
+    column = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + found.first[span]
+    owner, row = found.owner[span], found.row[span]
     x0, y0, x1, y1 = segments[owner].T
     centre_x, centre_y = column.astype(np.float32) + HALF, row.astype(np.float32) + HALF
     px, py, dx, dy = centre_x - x0, centre_y - y0, x1 - x0, y1 - y0
