@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from compressor.data.pairs import load_pairs
+from compressor.data.words import words_of
 from profiles.errors import MissingError
 from tests.tools import need
 
@@ -86,14 +87,37 @@ def test_photos_show_the_concept_in_the_vendors_colours(pairs):
     assert (many.reshape(*many.shape[:2], -1).std(axis=-1) > 5).all()  # none is blank
 
 
-def test_line_icons_are_drawings_only(pairs):
+def test_further_pictures_show_the_concept_too(pairs):
+    index = number_of(pairs, "1F600")
+    more = pairs.more_photos(index)
+    assert more.shape == (3, 112, 112, 3)  # Fluent, the first Noto, EmojiTwo
+    red, _, blue = more.astype(int).reshape(3, -1, 3).mean(axis=1).T
+    assert (red > blue + 40).all()
+    counts = [len(pairs.more_photos(index)) for index in range(len(pairs))]
+    assert max(counts) == 3 and np.mean([count > 0 for count in counts]) > 0.95
+
+
+def icons_or_skip():
     try:
-        icons = load_pairs("line-icons")
+        return load_pairs("line-icons")
     except MissingError as error:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(error))
+
+
+@pytest.mark.slow
+def test_icons_that_share_a_word_with_a_held_out_label_are_left_out(pairs):
+    split = pairs.split(0)
+    held = words_of(pairs.label(int(index)) for index in np.concatenate([split.validation, split.test]))
+    kept = icons_or_skip().drawings_without(held)
+    assert 0 < len(kept) < len(icons_or_skip().drawings_without(()))
+
+
+@pytest.mark.slow  # two minutes of reading SVGs where they are not in the cache yet
+def test_line_icons_are_drawings_only():
+    icons = icons_or_skip()
     drawings = icons.drawings()
-    assert len(icons) == 0 and len(drawings) > 6000
+    assert len(icons) == 0 and len(drawings) > 15000
     widths = np.concatenate([drawing.widths[drawing.filled == 0] for drawing in drawings])
     assert (widths == np.float32(2 / 72)).all()
