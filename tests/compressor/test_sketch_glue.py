@@ -11,6 +11,7 @@ from compressor.data.sketch import Sketch, pack_sketches
 from compressor.tasks.sketch import glue as glue_module
 from compressor.tasks.sketch.glue import Glue
 from compressor.tasks.sketch.raster import rasterise
+from compressor.tasks.sketch.selector_glue import OneLook
 from profiles.errors import RequestError
 from profiles.storage import save_npz
 from targets.glue import resolve_glue
@@ -135,12 +136,12 @@ def test_the_encoder_gets_ink_as_the_settings_normalise_it(arrays):
 
 
 def test_a_selector_may_choose_another_canvas_for_every_sketch(arrays, monkeypatch):
-    class ByHeight:
+    class ByHeight(OneLook):
         def __init__(self, settings, graphs):
             self.canvases = (8, 16)
 
-        def __call__(self, sketch):
-            return 8 if sketch.points[0, 1] < 0.5 else 16
+        def choose(self, sketches):
+            return np.array([8 if sketch.points[0, 1] < 0.5 else 16 for sketch in sketches])
 
     monkeypatch.setitem(glue_module.SELECTORS, "by-height", ByHeight)
     calls = {8: 0, 16: 0}
@@ -190,7 +191,7 @@ def test_examples_show_the_query_as_the_encoder_saw_it_and_what_was_found(arrays
 
 
 def test_what_is_missing_is_said(arrays, sketches, tmp_path):
-    with pytest.raises(RequestError, match="selector 'oracle': this version knows fixed"):
+    with pytest.raises(RequestError, match="selector 'oracle': this version knows fixed, statistics, gru"):
         Glue({}, {"selector": {"kind": "oracle"}}, None)
     glue = Glue({"encoder_16": flatten}, SETTINGS, tmp_path)
     with pytest.raises(RequestError, match="no gallery"):

@@ -1,0 +1,314 @@
+"""SketchyNetV2's stage: the student is frozen, a selector learns which canvas each sketch needs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compressor.context import seed_globally
+from compressor.losses import policy_gradient
+from compressor.stage import OptimizerSpec, Stage
+from compressor.tasks.sketch.config import OptimizerConfig
+from compressor.tasks.sketch.selector_config import SelectorConfig, selector_canvases
+from compressor.tasks.sketch.selector_features import sequence_steps, stroke_statistics, sureness
+from compressor.tasks.sketch.selector_glue import Scale, certainty
+from compressor.tasks.sketch.selector_policies import CrossFitted, FeaturePolicy, GruPolicy, build_policy
+from compressor.tasks.sketch.selector_rewards import Outcomes, collect, look_macs, looks_of
+from compressor.tasks.sketch.simplify import five_tuples, simplify
+from compressor.tasks.sketch.teacher import adamw
+from profiles.flops import count_module
+
+if TYPE_CHECKING:
+    from compressor.tasks.sketch.task import Task
+    from compressor.train import Context, Trainer
+
+QUANTILES = 24  # of the certainty, among which a cascade's thresholds are searched
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a policy learns from, N samples of K canvases.
+
+    inputs: the policy's, each (N, ...). macs, rewards (N, K). fixed_macs (N, K): of each canvas alone. fold (N,): the
+    part of the data that a drawing belongs to.
+    """
+
+    outcomes: Outcomes
+    inputs: tuple[np.ndarray, ...]
+    macs: np.ndarray
+    fixed_macs: np.ndarray
+    rewards: np.ndarray
+    fold: np.ndarray
+
+
+def fold_of(label: str, folds: int) -> int:
+    """The part of a drawing, by its name: the same in every run, and for every student."""
+    return int.from_bytes(hashlib.sha256(label.encode()).digest()[:4], "little") % folds
+
+
+class SelectorStage(Stage):
+    """Train a policy on the rewards of all canvases (`statistics`, `gru`, `gate`).
+
+    Of a drawing that the student was not trained on every canvas' reward is known, so the policy gradient can be exact.
+    As many policies as `selector.folds` are trained beside the deployed one, each without a part of the drawings:
+    `validate` reports what these choose for their part.
+    """
+
+    name = "selector"
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.settings: SelectorConfig = task.config.selector
+        self.canvases = selector_canvases(task.config)
+        self.steps = self.settings.steps
+        self.scale: Scale | None = None
+        self._policy: CrossFitted | None = None
+        self.samples: Samples | None = None
+
+    # --- modules ---
+
+    @property
+    def policy(self) -> CrossFitted:
+        if self._policy is None:
+            settings = self.settings
+            seed_globally(self.task.config.seed, "selector")
+            copies = [
+                build_policy(settings.kind, len(self.canvases), settings.hidden) for _ in range(settings.folds + 1)
+            ]
+            self._policy = CrossFitted(copies)
+        return self._policy
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"selector": self.policy}
+
+    def optimizers(self) -> list[OptimizerSpec]:
+        optimizer = OptimizerConfig(**self.settings.optimizer.model_dump())
+        return [adamw([{"params": list(self.policy.parameters())}], optimizer, self.steps)]
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.scale.to_settings() if self.scale is not None else {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state:
+            self.scale = Scale.from_settings(state)
+
+    # --- samples ---
+
+    def start(self, context: Context) -> None:
+        self.task.load_targets(context)
+        self.task.student.to(context.device)
+        self.samples = self.make_samples(collect(self.task, context.device))
+
+    def make_samples(self, outcomes: Outcomes) -> Samples:
+        settings, task = self.settings, self.task
+        encoder_macs = [count_module(task.student, torch.zeros(1, 1, px, px)).macs for px in self.canvases]
+        search = outcomes.gallery_size * task.config.teacher.embedding_dim
+        fixed = look_macs(outcomes.views, self.canvases, encoder_macs, search)
+        inputs, own_macs = self._inputs(outcomes)
+        macs = fixed @ looks_of(settings.kind, len(self.canvases)).T + own_macs[:, None]
+        sees_answers = settings.kind in ("gate", "cascade")
+        rewards = policy_gradient.selector_reward(
+            macs,
+            outcomes.usefulness(settings.usefulness, smooth=not sees_answers),
+            outcomes.triplet if sees_answers else outcomes.mean_by_label(outcomes.triplet),
+            most_macs=float(fixed.mean(0).max()),
+            lambda_flops=settings.lambda_F,
+            lambda_rank=settings.lambda_r,
+            lambda_triplet=settings.lambda_tri,
+        )
+        fold = np.array([fold_of(str(label), settings.folds) for label in outcomes.labels])
+        return Samples(outcomes, inputs, macs, fixed, rewards, fold)
+
+    def _inputs(self, outcomes: Outcomes) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """What the policy sees of every sample, and what it costs itself, (N,) MACs."""
+        settings = self.settings
+        if settings.kind == "gru":
+            tuples = [five_tuples(simplify(view, settings.tolerance), settings.points) for view in outcomes.views]
+            points = np.stack(tuples)
+            steps = sequence_steps(points)
+            policy = self.policy.deployed
+            assert isinstance(policy, GruPolicy)
+            return (points, steps), steps * float(policy.step.macs)
+        features = np.stack([stroke_statistics(view, settings.tolerance) for view in outcomes.views])
+        if settings.kind == "gate":
+            features = np.concatenate([sureness(outcomes.nearest[:, 0]), features], axis=1)
+        self.scale = self.scale or Scale.of(features)
+        policy = self.policy.deployed
+        assert isinstance(policy, FeaturePolicy)
+        return (self.scale(features),), np.full(len(features), float(policy.macs))
+
+    # --- steps ---
+
+    def batch(self, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        samples = self.samples
+        assert samples is not None  # `start` made them
+        rows = rng.integers(0, len(samples.rewards), self.settings.batch)
+        batch = {f"input_{i}": torch.from_numpy(array[rows]) for i, array in enumerate(samples.inputs)}
+        batch["rewards"] = torch.from_numpy(samples.rewards[rows].astype(np.float32))
+        batch["fold"] = torch.from_numpy(samples.fold[rows])
+        return batch
+
+    def loss(self, modules: Mapping[str, nn.Module], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        settings = self.settings
+        inputs = [batch[f"input_{i}"] for i in range(len(batch) - 2)]
+        logits, rewards = modules["selector"](*inputs), batch["rewards"]
+        terms = []
+        for copy in range(len(logits)):
+            # A policy does not learn from its own part; the first one learns from all of them.
+            mine = batch["fold"] != copy - 1
+            if mine.any():
+                own = logits[copy][mine]
+                terms.append(self._gain_loss(own, rewards[mine]) - settings.entropy * policy_gradient.entropy(own))
+        expected = -policy_gradient.expected_reward_loss(logits[0].detach(), rewards)
+        undecided = policy_gradient.entropy(logits[0].detach())
+        return {"loss": torch.stack(terms).sum(), "reward": expected, "entropy": undecided}
+
+    def _gain_loss(self, logits: Tensor, rewards: Tensor) -> Tensor:
+        if self.settings.gradient == "exact":
+            return policy_gradient.expected_reward_loss(logits, rewards)
+        actions = torch.distributions.Categorical(logits=logits.detach()).sample()
+        return policy_gradient.reinforce(logits, rewards, actions, self.settings.baseline)
+
+    # --- validation ---
+
+    def validate(self, context: Context) -> dict[str, float]:
+        samples = self.samples
+        assert samples is not None
+        with torch.no_grad():
+            inputs = [torch.from_numpy(array).to(context.device) for array in samples.inputs]
+            logits = self.policy(*inputs).cpu().numpy()
+        choices = logits.argmax(-1)
+        unseen = np.take_along_axis(choices[1:], samples.fold[None], axis=0)[0]
+        return report(samples, unseen, choices[0], self.canvases)
+
+    def settings_for_glue(self) -> dict[str, Any]:
+        """The bundle's setting `selector`."""
+        settings = self.settings
+        common = {"kind": settings.kind, "canvases": list(self.canvases), "tolerance": settings.tolerance}
+        if settings.kind == "gru":
+            return {**common, "points": settings.points, "hidden": settings.hidden}
+        assert self.scale is not None
+        return {**common, **self.scale.to_settings()} | (
+            {"combine": settings.combined} if settings.kind == "gate" else {}
+        )
+
+
+def report(samples: Samples, unseen: np.ndarray, deployed: np.ndarray, canvases: tuple[int, ...]) -> dict[str, float]:
+    """Numbers of the deployed student's validation drawings, without their variations, in the rewards' gallery.
+
+    acc@1, mmacs: of policies that have not learned from the drawing (`unseen` (N,) their choices), all looks, drawing,
+    searches and the policy counted. acc@1_views: with the variations. share_PXpx: how often the deployed policy ends
+    on that canvas. fixed_PXpx_acc@1, fixed_PXpx_mmacs: of each canvas alone, where looks are not combined.
+    """
+    outcomes, rows = samples.outcomes, np.arange(len(unseen))
+    plain, own = outcomes.own & outcomes.plain, outcomes.own
+    correct, macs = outcomes.correct[rows, unseen], samples.macs[rows, unseen]
+    result = {
+        "acc@1": float(correct[plain].mean()),
+        "acc@1_views": float(correct[own].mean()),
+        "mmacs": float(macs[plain].mean() / 1e6),
+        "reward": float(samples.rewards[rows, unseen][own].mean()),
+    }
+    for index, px in enumerate(canvases):
+        result[f"share_{px}px"] = float((deployed[plain] == index).mean())
+        result[f"always_{px}px_acc@1_views"] = float(outcomes.correct[own, index].mean())
+        result[f"always_{px}px_mmacs"] = float(samples.macs[plain, index].mean() / 1e6)
+    return result
+
+
+class CascadeStage(SelectorStage):
+    """Nothing is trained: the thresholds of the doubt are those with the largest mean reward."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        self.steps = 0
+        self.thresholds: list[float] = []
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {}
+
+    def optimizers(self) -> list[OptimizerSpec]:
+        return []
+
+    def run(self, trainer: Trainer) -> None:
+        self.start(trainer.context)
+        assert self.samples is not None
+        levels = self._certainty()
+        self.thresholds = search_thresholds(levels, self.samples.rewards)
+
+    def _inputs(self, outcomes: Outcomes) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        return (), np.zeros(len(outcomes.views))
+
+    def _certainty(self) -> np.ndarray:
+        """(N, K - 1): how sure the look on each canvas but the last was."""
+        assert self.samples is not None
+        nearest = self.samples.outcomes.nearest
+        return np.stack([certainty(nearest[:, k], self.settings.measure) for k in range(nearest.shape[1] - 1)], axis=1)
+
+    def validate(self, context: Context) -> dict[str, float]:
+        assert self.samples is not None
+        levels, samples = self._certainty(), self.samples
+        unseen = np.zeros(len(levels), np.int64)
+        for fold in range(self.settings.folds):
+            held = samples.fold == fold
+            if held.any() and not held.all():
+                unseen[held] = cascade_choices(levels[held], search_thresholds(levels[~held], samples.rewards[~held]))
+        return report(samples, unseen, cascade_choices(levels, self.thresholds), self.canvases)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"thresholds": self.thresholds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.thresholds = list(state["thresholds"])
+
+    def settings_for_glue(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "kind": "cascade",
+            "canvases": list(self.canvases),
+            "thresholds": list(self.thresholds),
+            "measure": settings.measure,
+            "combine": settings.combined,
+        }
+
+
+def cascade_choices(levels: np.ndarray, thresholds: list[float]) -> np.ndarray:
+    """(N,): the first canvas whose certainty (N, K - 1) reaches its threshold, else the last one."""
+    sure = levels >= np.asarray(thresholds)
+    return np.where(sure.any(1), sure.argmax(1), levels.shape[1])
+
+
+def search_thresholds(levels: np.ndarray, rewards: np.ndarray) -> list[float]:
+    """Thresholds (K - 1) of the certainty (N, K - 1) with the largest mean of rewards (N, K): one after the other over
+    its quantiles, the others as they are, a few times round. Of equals the smallest, which looks less."""
+    count = levels.shape[1]
+    grids = [
+        np.concatenate([[-np.inf], np.quantile(levels[:, k], np.linspace(0, 1, QUANTILES)), [np.inf]])
+        for k in range(count)
+    ]
+    thresholds = [np.inf] * count  # every canvas is reached at first, so the last threshold has something to decide
+    rows = np.arange(len(levels))
+    for _ in range(ROUNDS):
+        for k in reversed(range(count)):
+            earned = [
+                rewards[rows, cascade_choices(levels, [*thresholds[:k], value, *thresholds[k + 1 :]])].mean()
+                for value in grids[k]
+            ]
+            thresholds[k] = float(grids[k][int(np.argmax(earned))])
+    # Beyond what was seen; JSON has no infinity.
+    return [float(np.clip(value, -1e9, 1e9)) for value in thresholds]
+
+
+def selector_stage(task: Task) -> SelectorStage | None:
+    """The stage that the recipe's `selector.kind` asks for; None for "fixed"."""
+    kind = task.config.selector.kind
+    if kind == "fixed":
+        return None
+    return CascadeStage(task) if kind == "cascade" else SelectorStage(task)
