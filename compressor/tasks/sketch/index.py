@@ -55,25 +55,28 @@ class Index:
 
         Integer queries (an int8 encoder's outputs less their zero point) are summed exactly, as the device does.
         """
-        queries = np.asarray(queries)
-        kind = np.float64 if np.issubdtype(queries.dtype, np.integer) else np.float32
-        wide = queries.astype(kind)
-        result = np.empty((len(queries), len(self)), np.float32)
-        for start in range(0, len(self), BLOCK):
-            block = slice(start, start + BLOCK)
-            result[:, block] = wide @ self.codes[block].T.astype(kind)
-        result *= self.inverse_norms
-        norms = np.linalg.norm(wide, axis=1, keepdims=True).astype(np.float32)
-        return result / np.maximum(norms, np.float32(1e-12))
+        return self._scores(queries) / _norms(queries)
 
     def search(self, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The k nearest rows of a query (D,), best first, equally near ones in the gallery's order.
 
         Returns indices (k,) int64 and cosines (k,) float32; fewer where the gallery is smaller.
         """
-        similarities = self.similarities(np.asarray(query)[None])[0]
-        best = top_k(similarities, k)
-        return best, similarities[best]
+        queries = np.asarray(query)[None]
+        scores = self._scores(queries)[0]
+        best = top_k(scores, k)
+        return best, scores[best] / _norms(queries)[0]
+
+    def _scores(self, queries: np.ndarray) -> np.ndarray:
+        """Cosines times the queries' lengths, (n, G) float32."""
+        # sums of products of small integers are exact in float64
+        kind = np.float64 if np.issubdtype(np.asarray(queries).dtype, np.integer) else np.float32
+        wide = np.asarray(queries, kind)
+        result = np.empty((len(queries), len(self)), np.float32)
+        for start in range(0, len(self), BLOCK):
+            block = slice(start, start + BLOCK)
+            result[:, block] = wide @ self.codes[block].T.astype(kind)
+        return result * self.inverse_norms
 
     def save(self, path: Path) -> None:
         """Write an .npz with `codes` and `labels`."""
@@ -96,6 +99,11 @@ class Index:
         ):
             raise RequestError(f"{path}: codes must be (G, D) int8 with G labels")
         return cls(arrays["codes"], tuple(arrays["labels"].tolist()))
+
+
+def _norms(queries: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(np.asarray(queries, np.float64), axis=1, keepdims=True)
+    return np.maximum(lengths, 1e-12).astype(np.float32)
 
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:

@@ -1,11 +1,13 @@
-"""The sketch student's glue for microcontrollers: the rasteriser in C, as a program that targets.firmware builds.
+"""The sketch student's glue for microcontrollers in C, as programs that targets.firmware builds.
 
     folder = write_raster(out, canvas_px=32, capacity=Capacity())        # model.c, raster.h, model.json
     with Emulator(build(folder, "m4", "O2", out / "m4")) as board:
         canvas = np.frombuffer(board.ask(request(sketch, Capacity())), np.float32)
 
 raster.h        the rasteriser: the same bits as compressor/tasks/sketch/raster.py
-raster_model.c  its frame as a model with the functions NAME_run, NAME_input, NAME_output
+index.h         search in the gallery: the same rows in the same order as compressor/tasks/sketch/index.py
+*_model.c       frames as a model with the functions NAME_run, NAME_input, NAME_output: the rasteriser alone, the index
+                alone, and a student's whole query (programs.py)
 """
 
 from __future__ import annotations

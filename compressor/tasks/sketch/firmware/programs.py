@@ -1,0 +1,116 @@
+"""Programs with a gallery: the index alone, and the whole query, from a sketch to the nearest photos."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from compressor.tasks.sketch.firmware import NAME, Capacity, port, sketch_ports, write_program
+from compressor.tasks.sketch.index import Index
+from compressor.tasks.sketch.raster import MINIMUM_WIDTH_PX
+from profiles.errors import RequestError
+from profiles.storage import read_json
+
+if TYPE_CHECKING:
+    from targets.artifact import Artifact
+
+LINE = 112
+
+
+def write_index(out: Path, index: Index, k: int, zero_point: int) -> Path:
+    """Write the index as a model into `out`, which is made: an encoder's int8 output -> the k nearest rows, scores.
+
+    `zero_point`: of the encoder's output. A score is the cosine times the query's length. Gives `out`.
+    """
+    k = min(k, len(index))
+    values = {
+        "title": f"{len(index)} rows of {index.codes.shape[1]}",
+        "name": NAME,
+        "gallery": gallery_in_c(index),
+        "k": k,
+        "zero_point": zero_point,
+    }
+    query = port("query", "int8", index.codes.shape[1])
+    write_program(out, "index_model.c", values, ("index.h",), [query], _answers(k))
+    return out
+
+
+def write_student(out: Path, artifact: Artifact, index: Index, capacity: Capacity, k: int = 10) -> Path:
+    """Write a student's whole query as a model into `out`, which is made: a sketch -> the k nearest rows, scores.
+
+    `artifact`: an int8 student of the runtime c with a fixed canvas. A score is the cosine times the length of the
+    embedding in int8 steps. Gives `out`. Raises RequestError for another student, or one whose encoder did not compile.
+    """
+    settings = artifact.manifest["settings"]
+    if artifact.runtime != "c" or settings["selector"]["kind"] != "fixed":
+        kind = settings["selector"]["kind"]
+        raise RequestError(f"{artifact.path}: whole queries are made of runtime c with a fixed canvas, not of {kind}")
+    canvas_px = int(settings["selector"]["canvas_px"])
+    graph = f"encoder_{canvas_px}"
+    if not artifact.files(graph):
+        raise RequestError(f"{artifact.path}: graph {graph} was not compiled")
+    folder = artifact.files(graph)[0].parent
+    about = read_json(folder / "model.json")
+    (seen,), (embedding,) = about["inputs"], about["outputs"]
+    if int(np.prod(embedding["shape"])) != index.codes.shape[1]:
+        raise RequestError(f"{graph} gives {embedding['shape']}, the index has rows of {index.codes.shape[1]}")
+    normalise: Mapping[str, Any] = settings.get("normalise", {"mean": 0.0, "std": 1.0})
+    k = min(k, len(index))
+    values = {
+        "title": f"{artifact.student_name}, {canvas_px} x {canvas_px} pixels, {len(index)} photos",
+        "name": NAME,
+        "gallery": gallery_in_c(index),
+        "size": canvas_px,
+        "k": k,
+        "minimum_width_px": hexadecimal(settings.get("minimum_width_px", MINIMUM_WIDTH_PX)),
+        "mean": hexadecimal(normalise["mean"]),
+        "std": hexadecimal(normalise["std"]),
+        "encoder": about["name"],
+        "input_scale": hexadecimal(seen["scale"]),
+        "input_zero_point": seen["zero_point"],
+        "output_zero_point": embedding["zero_point"],
+        **vars(capacity),
+    }
+    write_program(out, "student_model.c", values, ("index.h", "raster.h"), sketch_ports(capacity), _answers(k))
+    shutil.copyfile(folder / "model.c", out / "encoder.c")
+    shutil.copyfile(folder / "model.h", out / "model.h")
+    return out
+
+
+def hexadecimal(number: float) -> str:
+    """A float32 as a C99 literal without its f, exactly.
+
+    >>> hexadecimal(0.1)
+    '0x1.99999a0000000p-4'
+    """
+    return float(np.float32(number)).hex()
+
+
+def gallery_in_c(index: Index) -> str:
+    """`static const struct gallery gallery` and its arrays, constants that stay in flash."""
+    rows, depth = index.codes.shape
+    codes = ", ".join(map(str, index.codes.reshape(-1).tolist()))
+    norms = ", ".join(f"{hexadecimal(norm)}f" for norm in index.inverse_norms)
+    return "\n".join(
+        (
+            f"enum {{ GALLERY_ROWS = {rows}, GALLERY_DEPTH = {depth} }};",
+            "static const int8_t gallery_codes[GALLERY_ROWS * GALLERY_DEPTH] __attribute__((aligned(4))) = {",
+            *textwrap.wrap(codes, LINE),
+            "};",
+            "static const float gallery_inverse_norms[GALLERY_ROWS] = {",
+            *textwrap.wrap(norms, LINE),
+            "};",
+            "static const struct gallery gallery = {",
+            "  gallery_codes, gallery_inverse_norms, GALLERY_ROWS, GALLERY_DEPTH",
+            "};",
+        )
+    )
+
+
+def _answers(k: int) -> list[dict[str, Any]]:
+    return [port("rows", "int32", k), port("scores", "float32", k)]
