@@ -1,10 +1,11 @@
-"""What every file in benchmarks/results has: the command, the commit, the date, the host, seeds, minutes, rows."""
+"""What every file in benchmarks/results has: the command, the commit, the date, the host, seeds, minutes, rows.
+
+The commit ends in "+uncommitted" where the files that ran are not those of the commit."""
 
 from __future__ import annotations
 
 import datetime
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,15 +19,14 @@ def write_rows(
     path: Path, rows: Sequence[dict[str, Any]], *, minutes: float, seeds: Sequence[int] = (), before: str = ""
 ) -> None:
     """Write a results file. `before`: what has to be run before this program, as a shell command."""
+    from profiles.checkout import checkout_commit
     from profiles.host import host_info
     from profiles.storage import write_json
 
     program = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-    git = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
     value = {
         "command": f"{before} && {program}" if before else program,
-        "commit": commit or None,
+        "commit": checkout_commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": host_info(),
         "seeds": list(seeds),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from compressor.records import Subject
 from compressor.repair import Attempt, Combination, repair
 from compressor.report.collect import DetailsWriter
 from compressor.subjects import is_bundle, open_bundle
+from profiles.checkout import checkout_commit
 from profiles.device import Device, host_info, load_device
 from profiles.errors import MissingError, RequestError
 from profiles.flops import Costs, count_onnx
@@ -362,20 +362,7 @@ def _not_runnable(artifact: Artifact, device: Device, where: str) -> str | None:
 
 def _run(request: BenchRequest) -> Run:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return Run(command=request.command, commit=_commit(), date=now, host=host_info(), versions=tool_versions())
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this code runs from; None for an installed package."""
-    root = Path(__file__).parent.parent
-    if not (root / ".git").exists():
-        return None
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return None
-    status = ["git", "status", "--porcelain", "--untracked-files=no"]
-    dirty = subprocess.run(status, cwd=root, capture_output=True, text=True, check=False).stdout.strip()
-    return done.stdout.strip() + ("+changes" if dirty else "")
+    return Run(command=request.command, commit=checkout_commit(), date=now, host=host_info(), versions=tool_versions())
 
 
 def _say(message: str) -> None:
