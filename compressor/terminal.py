@@ -154,6 +154,13 @@ def _cost(kind: str, source: str) -> Callable[[Record], Text]:
     return _count(value)
 
 
+def _any_cost(record: Record) -> Text:
+    """With its kind, for a table of several kinds."""
+    if record.cost is None:
+        return _number(words.NOT_MEASURED)
+    return Text(f"{_plain(words.count(record.cost.value))} {words.cost_kind(record.cost)}".replace(" (", "\n("))
+
+
 def _memory(name: str) -> Callable[[Record], Text]:
     return _size(lambda record: getattr(record.memory_bytes, name) if record.memory_bytes else None)
 
@@ -183,7 +190,8 @@ def _files(record: Record) -> Text:
     return _number(words.size(None if record.runtime == "c" else record.artifact_bytes))
 
 
-COLUMNS: tuple[tuple[str, Callable[[Record], Text]], ...] = (
+Column = tuple[str, Callable[[Record], Text]]
+COLUMNS: tuple[Column, ...] = (
     ("bytes", _files),
     ("MACs", _count(lambda record: record.macs)),
     ("p50 ms", _latency),
@@ -199,6 +207,7 @@ COLUMNS: tuple[tuple[str, Callable[[Record], Text]], ...] = (
     ("metric [95 %]", _metric),
     ("vs float", _versus_float),
 )
+COSTS = ("instructions", "instructions\n(estimated)", "NPU cycles", "NPU cycles\n(estimated)")
 ALWAYS = ("MACs", "metric [95 %]", "vs float")  # every other column is there if it has a number
 FIRST_TO_GO = (
     "mean 95 % ms",
@@ -226,6 +235,7 @@ def _artifact_table(records: Sequence[Record], parity_db: Mapping[tuple[str, ...
         for name, cell in (*COLUMNS[:metric], ("parity", parity), *COLUMNS[metric:])
         if name in ALWAYS or any(str(cell(record)) != nothing for record in records)
     ]
+    columns = _one_cost_column(columns)
     for name in (None, *FIRST_TO_GO):
         columns = [column for column in columns if column[0] != name]
         table = _filled(records, columns)
@@ -234,7 +244,16 @@ def _artifact_table(records: Sequence[Record], parity_db: Mapping[tuple[str, ...
     return table
 
 
-def _filled(records: Sequence[Record], columns: Sequence[tuple[str, Callable[[Record], Text]]]) -> Table:
+def _one_cost_column(columns: Sequence[Column]) -> list[Column]:
+    """Of a core and its NPU each has a cost of its own kind: together they take the place of one column."""
+    places = [place for place, (name, _) in enumerate(columns) if name in COSTS]
+    if len(places) < 2:
+        return list(columns)
+    others = [column for column in columns if column[0] not in COSTS]
+    return [*others[: places[0]], ("cost", _any_cost), *others[places[0] :]]
+
+
+def _filled(records: Sequence[Record], columns: Sequence[Column]) -> Table:
     table = _table()
     table.add_column("artifact", overflow="fold")
     table.add_column("status", no_wrap=True)

@@ -105,7 +105,7 @@ class CostAxis:
         if self.key == "macs":
             return record.macs
         if self.key == "bytes":
-            return record.artifact_bytes
+            return row.stored_bytes
         if self.key == "latency":
             return record.latency_ms.p50 if record.latency_ms else None
         return record.cost.value if record.cost and record.cost.kind == self.key else None

@@ -30,6 +30,13 @@ class Row:
         return got if got and got != self.record.precision_requested else None
 
     @property
+    def stored_bytes(self) -> float | None:
+        """What is stored on the device: the files or, of generated C, the flash that it becomes there."""
+        if self.record.runtime != "c":
+            return self.record.artifact_bytes
+        return self.record.memory_bytes.flash if self.record.memory_bytes else None
+
+    @property
     def where(self) -> str:
         """Which machine ran it, and of what kind that machine is."""
         ran_on = self.record.ran_on
@@ -87,6 +94,11 @@ class Card:
     @property
     def metric(self) -> TaskMetric | None:
         return self.metric_row.record.task_metric if self.metric_row else None
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether there is one at all, whatever is known of it."""
+        return self.teacher is not None or bool(self.metric and self.metric.teacher_value is not None)
 
     @property
     def macs(self) -> float | None:
@@ -159,9 +171,9 @@ def _best(rows: Sequence[Row]) -> tuple[Row | None, str]:
         best = min(counted, key=_cost)
         assert best.record.cost is not None
         return best, f"fewest {words.cost_kind(best.record.cost)} of the verified; latency was not measured"
-    sized = [row for row in verified if row.record.artifact_bytes is not None]
+    sized = [row for row in verified if row.stored_bytes is not None]
     if sized:
-        return min(sized, key=lambda row: row.record.artifact_bytes or 0), (
+        return min(sized, key=lambda row: row.stored_bytes or 0), (
             "smallest file of the verified; latency was not measured"
         )
     return (verified[0], "first of the verified; neither latency nor size was measured") if verified else (None, "")
@@ -236,14 +248,11 @@ def _slower(row: Row, reference: Row | None) -> list[str]:
 
 
 def _larger(row: Row, reference: Row | None) -> list[str]:
-    if reference is None or not row.record.artifact_bytes or not reference.record.artifact_bytes:
+    if reference is None or not row.stored_bytes or not reference.stored_bytes:
         return []
-    if row.record.artifact_bytes < reference.record.artifact_bytes:
+    if row.stored_bytes < reference.stored_bytes:
         return []
-    return [
-        f"is no smaller than fp32: {words.size(row.record.artifact_bytes)} against "
-        f"{words.size(reference.record.artifact_bytes)}."
-    ]
+    return [f"is no smaller than fp32: {words.size(row.stored_bytes)} against {words.size(reference.stored_bytes)}."]
 
 
 def _less_accurate(row: Row, reference: Row | None) -> list[str]:

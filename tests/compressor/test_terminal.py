@@ -10,7 +10,7 @@ from rich.console import Console
 
 from compressor.terminal import print_costs, print_rows, print_table, print_verification
 from profiles.flops import Costs, Layer
-from profiles.results import Cost, Memory, RanOn, Results
+from profiles.results import Cost, Memory, Parity, RanOn, Results
 from tests.compressor.report_fixture import results
 
 
@@ -59,13 +59,14 @@ def microcontroller(run: Results) -> Results:
             "latency_ms": None, "macs": 115_744, "ran_on": RanOn(kind="emulator", name="QEMU mps3-an547"),
             "cost": Cost(kind="instructions", value=123_456, source="counted"),
             "memory_bytes": Memory(flash=31_234, ram=9_012, arena=8_200, stack=412),
+            "parity": Parity(max_abs=0.1, cosine_min=0.999, sqnr_db=33.7, agreement=1.0, n=32, inputs="real"),
         }
     )  # fmt: skip
     npu = c.model_copy(
         update={
             "runtime": "ethos-u", "status": "built", "reason": "nothing here runs it", "ran_on": None,
             "cost": Cost(kind="npu_cycles", value=10_913, source="estimated"), "task_metric": None,
-            "memory_bytes": Memory(flash=7_632, arena=2_864),
+            "memory_bytes": Memory(flash=7_632, arena=2_864), "parity": None,
         }
     )  # fmt: skip
     return run.model_copy(update={"records": [c, npu]})
@@ -74,8 +75,9 @@ def microcontroller(run: Results) -> Results:
 def test_a_microcontrollers_table_has_instructions_and_memory_and_no_latency(run):
     text = printed(print_table, microcontroller(run))
     assert all(len(line) <= 100 for line in text.splitlines()) and "…" not in text
-    for name in ("instructions", "flash", "RAM", "stack", "123 k", "31.2 kB", "9.01 kB", "412 B", "10.9 k"):
+    for name in ("123 k instructions", "flash", "RAM", "stack", "31.2 kB", "9.01 kB", "412 B", "10.9 k NPU cycles"):
         assert name in text
+    assert "parity" in text and "33.7 dB" in text
     assert "emulated by QEMU mps3-an547" in " ".join(text.split()) and "(estimated)" in text
     assert "p50 ms" not in text and "mean 95 % ms" not in text
 
