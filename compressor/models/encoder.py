@@ -44,13 +44,17 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1), persistent=False)
 
     def forward(self, picture: Tensor) -> Tensor:
+        return self.head(self.features(picture))
+
+    def features(self, picture: Tensor) -> Tensor:
+        """The network's pooled features (n, features), before the head."""
         if self.in_channels == 3:
             if picture.shape[1] == 1:
                 picture = (1 - picture).expand(-1, 3, -1, -1)
             picture = (picture - self.mean) / self.std
         elif picture.shape[1] != 1:
             raise ValueError("an encoder of one input channel takes drawings, not photos")
-        return self.head(self.network(picture))
+        return self.network(picture)
 
 
 def unit(x: Tensor, epsilon: float = 1e-12) -> Tensor:

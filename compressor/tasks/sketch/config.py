@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from compressor.recipe import RecipeConfig, Section
+from compressor.tasks.sketch.selector_config import SelectorConfig, check_selector
 
 
 class DataConfig(Section):
@@ -22,7 +23,10 @@ class DataConfig(Section):
     fold: int = Field(default=0, ge=0, description="the test part")
     validation_share: float = Field(default=0.125, gt=0, lt=1, description="of the other folds")
     gallery_vendor: str | None = Field(default=None, description="whose photos are searched; null: the first vendor's")
-    drawings: bool = Field(default=True, description="also distil on sketches that have no photo")
+    drawings: bool = Field(default=True, description="also distil on the source's sketches that have no photo")
+    more_drawings: tuple[str, ...] = Field(
+        default=(), description="sources of further sketches, without those that share a held-out label's words"
+    )
 
 
 class TeacherConfig(Section):
@@ -79,14 +83,17 @@ class TargetsStageConfig(Section):
     """What the teacher says about `views` variations of every drawing; the student sees the same ones."""
 
     views: int = Field(default=8, ge=1)
+    drawing_views: int | None = Field(default=None, ge=1, description="of a sketch without a photo; null: as many")
     strength: float = Field(default=1.0, ge=0)
 
 
 class LossConfig(Section):
     """L = relational (lambda_ triplet + (1 - lambda_) RKD) + the other terms, averaged over the canvases.
 
-    Needs the teacher's view of a sketch: RKD, cosine, prototype_kl. Task losses: triplet, info_nce (both sides through
-    the student) and prototype_ce (against the teacher's photo embeddings, where the teacher embeds the gallery).
+    Needs the teacher's view of a sketch: RKD, cosine, prototype_kl, and feature: mean squared error between the
+    teacher's standardised pooled features and a linear projection of the student's, which is thrown away. Task losses:
+    triplet, info_nce (both sides through the student) and prototype_ce (against the teacher's photo embeddings, where
+    the teacher embeds the gallery).
     """
 
     relational: float = Field(default=1.0, ge=0)
@@ -96,6 +103,7 @@ class LossConfig(Section):
     cosine: float = Field(default=0.0, ge=0)
     prototype_ce: float = Field(default=0.0, ge=0)
     prototype_kl: float = Field(default=0.0, ge=0)
+    feature: float = Field(default=0.0, ge=0)
     temperature: float = Field(default=0.07, gt=0)
 
 
@@ -103,6 +111,10 @@ class DistillStageConfig(Section):
     steps: int = Field(..., ge=0)
     batch: int = Field(default=256, ge=2, description="sketches per process")
     canvases: tuple[int, ...] = (32,)
+    canvases_per_step: int | None = Field(default=None, ge=1, description="drawn at random; null: all of them")
+    ema: float = Field(
+        default=0.0, ge=0, lt=1, description="decay of the weights' moving average, which is kept; 0: none"
+    )
     signal: Literal["teacher", "none"] = Field(
         default="teacher", description="none: the task losses only, nothing distilled"
     )
@@ -142,6 +154,7 @@ class StagesConfig(Section):
 class DeployConfig(Section):
     canvases: tuple[int, ...] = (32,)
     canvas_px: int = Field(default=32, description="of the canvases, the one that every query is drawn on")
+    index: Literal["float32", "int8"] = Field(default="float32", description="how galleries are stored and searched")
     golden: int = Field(default=32, ge=1)
     calibration: int = Field(default=256, ge=1)
 
@@ -155,6 +168,7 @@ class SketchConfig(RecipeConfig):
         description="teacher: it embeds the photos once, off the device; student: both sides are the student's",
     )
     stages: StagesConfig
+    selector: SelectorConfig = SelectorConfig()
     deploy: DeployConfig = DeployConfig()
 
     @model_validator(mode="after")
@@ -166,8 +180,11 @@ class SketchConfig(RecipeConfig):
             raise ValueError(f"deploy.canvases has {unknown[0]} px, which stages.distill.canvases does not train")
         if deploy.canvas_px not in deploy.canvases:
             raise ValueError(f"deploy.canvas_px {deploy.canvas_px} is none of deploy.canvases")
+        check_selector(self.selector, deploy.canvases)
         if self.student.network == "tiny-sketch" and any(px % 8 for px in distill.canvases):
             raise ValueError("tiny-sketch takes canvases whose side is a multiple of 8 px")
+        if self.gallery == "student" and distill.loss.feature:
+            raise ValueError("loss.feature is for gallery: teacher")
         if self.gallery == "teacher" and distill.loss.info_nce:
             raise ValueError("loss.info_nce is for gallery: student; prototype_ce is its like for gallery: teacher")
         return self

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from compressor.context import seed_globally
+from compressor.ema import MovingAverage
 from compressor.losses import contrastive, relational, response
 from compressor.models.encoder import unit
 from compressor.stage import OptimizerSpec, Stage
@@ -75,7 +79,13 @@ def without_teacher(weights: LossConfig) -> LossConfig:
     """The task losses alone. In an asymmetric gallery the photos' embeddings are the teacher's even then."""
     relational_weight = weights.relational * weights.lambda_
     return weights.model_copy(
-        update={"relational": relational_weight, "lambda_": 1.0, "cosine": 0.0, "prototype_kl": 0.0}
+        update={
+            "relational": relational_weight,
+            "lambda_": 1.0,
+            "cosine": 0.0,
+            "prototype_kl": 0.0,
+            "feature": 0.0,
+        }
     )
 
 
@@ -91,15 +101,24 @@ class DistillStage(Stage):
         self.distilled = self.settings.signal == "teacher"
         self.weights = self.settings.loss if self.distilled else without_teacher(self.settings.loss)
         self.student_gallery = task.config.gallery == "student"
+        self.projector: nn.Linear | None = None
+        if self.weights.feature:
+            seed_globally(task.config.seed, "projector")
+            self.projector = nn.Linear(task.student.head.in_features, task.teacher.head.in_features)
+        self.average = MovingAverage(self.settings.ema) if self.settings.ema else None
 
     def modules(self) -> dict[str, nn.Module]:
-        return {"student": self.task.student}
+        modules: dict[str, nn.Module] = {"student": self.task.student}
+        return modules if self.projector is None else {**modules, "projector": self.projector}
 
     def optimizers(self) -> list[OptimizerSpec]:
-        return [adamw([{"params": list(self.task.student.parameters())}], self.settings.optimizer, self.steps)]
+        parameters = [parameter for module in self.modules().values() for parameter in module.parameters()]
+        return [adamw([{"params": parameters}], self.settings.optimizer, self.steps)]
 
     def start(self, context: Context) -> None:
         self.task.load_targets(context)
+        if self.average is not None:
+            self.average.start(self.task.student)
         self.rank, self.world_size, self._gather = context.rank, context.world_size, context.gather
         train = self.task.split.train
         self.prototypes = torch.from_numpy(np.array(self.task.targets["photos"][train])).to(context.device)
@@ -121,26 +140,33 @@ class DistillStage(Stage):
         )
         own = rng.choice(mine, paired, replace=not self.student_gallery)
         rows = np.concatenate([own, count + rng.integers(0, max(extra, 1), unpaired)])
-        views = rows * task.config.stages.targets.views + rng.integers(0, task.config.stages.targets.views, len(rows))
+        first, last = task.view_offsets[rows], task.view_offsets[rows + 1]
+        views = rng.integers(first, last)
         sketches = [task.views[view] for view in views]
         if settings.jitter:
             sketches = [vary(sketch, rng, settings.jitter, mirrored=False) for sketch in sketches]
-        batch = {f"canvas_{px}": draw(sketches, px) for px in settings.canvases}
+        canvases = settings.canvases
+        if settings.canvases_per_step is not None:
+            canvases = tuple(rng.permutation(canvases)[: settings.canvases_per_step].tolist())
+        batch = {f"canvas_{px}": draw(sketches, px) for px in canvases}
         batch["own"] = torch.from_numpy(own)
         batch["teacher"] = torch.from_numpy(np.asarray(task.targets["views"][views]))
+        if self.projector is not None:
+            batch["features"] = torch.from_numpy(np.asarray(task.targets["features"][views], np.float32))
         if self.student_gallery:
-            batch |= self._photos(own, task.mirrored[views[:paired]], rng)
+            batch |= self._photos(own, task.mirrored[views[:paired]], canvases, rng)
         return batch
 
-    def _photos(self, own: np.ndarray, mirrored: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+    def _photos(
+        self, own: np.ndarray, mirrored: np.ndarray, canvases: tuple[int, ...], rng: np.random.Generator
+    ) -> dict[str, Tensor]:
         """The gallery vendor's photos of the paired sketches, mirrored as they are, at every canvas' size."""
         task = self.task
         photos = np.stack([task.pairs.photos(int(task.split.train[row]))[task.gallery_vendor] for row in own])
         largest = max(self.settings.canvases)
         varied = vary_photos(photos, largest, rng, self.settings.photo_strength, mirrored)
         sized = {
-            px: torch.nn.functional.interpolate(varied, (px, px), mode="bilinear", antialias=True)
-            for px in self.settings.canvases
+            px: torch.nn.functional.interpolate(varied, (px, px), mode="bilinear", antialias=True) for px in canvases
         }
         return {f"photos_{px}": pictures for px, pictures in sized.items()}
 
@@ -148,19 +174,26 @@ class DistillStage(Stage):
 
     def loss(self, modules: Mapping[str, nn.Module], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         sums: dict[str, Tensor] = {}
-        for px in self.settings.canvases:
-            for name, value in self._loss_on(modules["student"], batch, px).items():
-                sums[name] = sums.get(name, 0.0) + value / len(self.settings.canvases)
+        canvases = [int(name.removeprefix("canvas_")) for name in batch if name.startswith("canvas_")]
+        for px in canvases:
+            for name, value in self._loss_on(modules, batch, px).items():
+                sums[name] = sums.get(name, 0.0) + value / len(canvases)
         return sums
 
-    def _loss_on(self, student: nn.Module, batch: dict[str, Tensor], px: int) -> dict[str, Tensor]:
+    def _loss_on(self, modules: Mapping[str, nn.Module], batch: dict[str, Tensor], px: int) -> dict[str, Tensor]:
+        student = modules["student"]
         own, theirs, canvas = batch["own"], batch["teacher"], batch[f"canvas_{px}"]
         prototypes = self.prototypes
         if not self.student_gallery:
-            sketches = unit(student(channels_last(canvas)))
+            embeddings, features = self._embed(student, canvas)
+            sketches = unit(embeddings)
             photos = prototypes[own]
             ours, taught = Side(sketches, photos, prototypes), Side(theirs, photos, prototypes)
-            return sketch_losses(ours, taught, own, prototypes, self.weights, student_gallery=False)
+            losses = sketch_losses(ours, taught, own, prototypes, self.weights, student_gallery=False)
+            if features is not None:
+                value = functional.mse_loss(modules["projector"](features), batch["features"])
+                losses |= {"loss": losses["loss"] + self.weights.feature * value, "feature": value.detach()}
+            return losses
         # One pass over both kinds, so that batch norm's statistics are those of both.
         pictures = torch.cat([(1 - canvas).expand(-1, 3, -1, -1), batch[f"photos_{px}"]])
         sketches, photos = unit(student(channels_last(pictures))).split([len(canvas), len(own)])
@@ -172,6 +205,31 @@ class DistillStage(Stage):
         return sketch_losses(
             ours, taught, torch.arange(len(rows), device=rows.device), prototypes, self.weights, student_gallery=True
         )
+
+    def _embed(self, student: nn.Module, canvas: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings, and the pooled features before the head where a loss reads them."""
+        seen: list[Tensor] = []
+        if self.projector is None:
+            return student(channels_last(canvas)), None
+        hook = self.task.student.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            embeddings = student(channels_last(canvas))
+        finally:
+            hook.remove()
+        return embeddings, seen[0]
+
+    def after_step(self, step: int) -> None:
+        if self.average is not None:
+            self.average.update(self.task.student)
+            if step + 1 == self.steps:
+                self.average.copy_to(self.task.student)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.average is None else {"average": self.average.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self.average is not None and "average" in state:
+            self.average.load_state_dict(state["average"])
 
     def _gather_parts(self, rows: Tensor, paired: int) -> Tensor:
         """The paired rows of all processes, then the others of all."""
@@ -185,7 +243,8 @@ class DistillStage(Stage):
         """acc@1 on the validation part, on every canvas."""
         part, task = self.task.split.validation, self.task
         result = {}
-        for px in self.settings.canvases:
-            queries, gallery = task.student_embeddings(part, px, context.device)
-            result[f"acc@1_{px}px"] = accuracy_at_1(queries, gallery)
+        with self.average.in_place_of(task.student) if self.average is not None else contextlib.nullcontext():
+            for px in self.settings.canvases:
+                queries, gallery = task.student_embeddings(part, px, context.device)
+                result[f"acc@1_{px}px"] = accuracy_at_1(queries, gallery)
         return result

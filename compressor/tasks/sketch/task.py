@@ -1,12 +1,13 @@
 """Fine-grained sketch-based image retrieval: a photo network teaches a small network for small canvases.
 
 After "Sketch Down the FLOPs" (CVPR 2025), SketchyNetV1. The query is a vector sketch, the gallery are photos, one of
-which is right; the metric is acc@1. The canvas selector (SketchyNetV2) will be a further stage after `distill`.
+which is right; the metric is acc@1. SketchyNetV2's canvas selector is a further stage, where the recipe asks for one.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +17,7 @@ import torch
 from compressor.context import seed_globally
 from compressor.data.pairs import PairDataset, Split, load_pairs
 from compressor.data.sketch import Sketch
+from compressor.data.words import words_of
 from compressor.models.encoder import Encoder, build_encoder
 from compressor.models.weights import load_weights
 from compressor.quantise_aware import QuantiseAware
@@ -23,6 +25,7 @@ from compressor.stage import Stage
 from compressor.stage import Task as BaseTask
 from compressor.tasks.sketch.config import SketchConfig
 from compressor.tasks.sketch.distill import DistillStage
+from compressor.tasks.sketch.selector_stage import SelectorStage, selector_stage
 from compressor.tasks.sketch.teacher import (
     TargetsStage,
     TeacherStage,
@@ -55,8 +58,9 @@ class Task(BaseTask):
     """Pairs, teacher, student, stages and metric.
 
     pairs, split: the data and its parts by concept. sketches: of all pairs, in order. drawings: what the student learns
-    from, the training pairs' sketches first. views: `stages.targets.views` variations of each drawing, mirrored (n,).
-    targets: the teacher's "photos" (pairs, dim) and "views" (n, dim), once `load_targets` was called.
+    from, the training pairs' sketches first. views: variations of each drawing, one after the other, those of drawing d
+    being `view_offsets[d]:view_offsets[d + 1]`; mirrored (n,). targets: the teacher's "photos" (pairs, dim), "views"
+    (n, dim) and, where a loss needs them, "features" (n, features), once `load_targets` was called.
     """
 
     Config: ClassVar[type[SketchConfig]] = SketchConfig
@@ -76,6 +80,7 @@ class Task(BaseTask):
         self.drawings = [self.sketches[index] for index in self.split.train]
         if config.data.drawings:
             self.drawings += self.pairs.drawings(self.split)
+        self.drawings += self._more_drawings()
         self.targets: Mapping[str, np.ndarray] = {}
         self.views: list[Sketch] = []
         self.teacher = self._build_teacher()
@@ -83,6 +88,12 @@ class Task(BaseTask):
         if config.student.network != "pruned-teacher":
             seed_globally(config.seed, "student")
             self._student = self._build_student()
+
+    def _more_drawings(self) -> list[Sketch]:
+        held = np.concatenate([self.split.validation, self.split.test])
+        words = words_of(self.pairs.label(int(index)) for index in held)
+        self.more_sources = [load_pairs(name) for name in self.config.data.more_drawings]
+        return [sketch for source in self.more_sources for sketch in source.drawings_without(words)]
 
     def _vendor_index(self) -> int:
         name, vendors = self.config.data.gallery_vendor, self.pairs.vendors
@@ -147,7 +158,12 @@ class Task(BaseTask):
         """The views of every drawing, and what the teacher says about them and about the photos."""
         settings = self.config.stages.targets
         if not self.views:
-            self.views, self.mirrored = views_of(self.drawings, settings.views, settings.strength, self.config.seed)
+            count = len(self.split.train)
+            counts = [settings.views] * count + [settings.drawing_views or settings.views] * (
+                len(self.drawings) - count
+            )
+            self.view_offsets = np.cumsum([0, *counts])
+            self.views, self.mirrored = views_of(self.drawings, counts, settings.strength, self.config.seed)
         if not self.targets:
             self.targets = teacher_outputs(self, context, self.views)
 
@@ -159,7 +175,12 @@ class Task(BaseTask):
             fine_tuning = DistillStage(self, self.config.stages.distill.model_copy(update=changed))
             options = settings.model_dump(exclude={"steps", "optimizer"})
             stages.append(QuantiseAware(fine_tuning, quantise=["student"], **options))
-        return stages
+        return stages + ([self.selector] if self.selector else [])
+
+    @functools.cached_property
+    def selector(self) -> SelectorStage | None:
+        """The last stage, which holds the trained selector; None where every sketch gets the same canvas."""
+        return selector_stage(self)
 
     def export(self, writer: BundleWriter) -> None:
         from compressor.tasks.sketch.export import export
@@ -178,5 +199,5 @@ class Task(BaseTask):
             },
             "split": {part: len(getattr(self.split, part)) for part in ("train", "validation", "test")}
             | {"drawings": len(self.drawings) - len(self.split.train)},
-            "credits": self.pairs.credits,
+            "credits": [credit for source in (self.pairs, *self.more_sources) for credit in source.credits],
         }

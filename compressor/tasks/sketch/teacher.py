@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from compressor.cache import weights_hash
 from compressor.context import entropy
 from compressor.losses.contrastive import info_nce
-from compressor.models.encoder import freeze_first_stages, unit
+from compressor.models.encoder import Encoder, freeze_first_stages, unit
 from compressor.stage import OptimizerSpec, Stage
 from compressor.tasks.sketch.config import OptimizerConfig
 from compressor.tasks.sketch.views import draw, resize_photos, vary, vary_photos
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from compressor.train import Context, Trainer
 
 CHUNK = 64
-REVISION = 1  # of the views and of how outputs are computed: part of the cache's key
+REVISION = 2  # of the views and of how outputs are computed: part of the cache's key
 
 
 def adamw(groups: list[dict[str, Any]], settings: OptimizerConfig, steps: int) -> OptimizerSpec:
@@ -47,6 +47,17 @@ def embed_sketches(encoder: nn.Module, sketches: list[Sketch], canvas_px: int, d
     """(n, dim) float32 of L2-normalised embeddings; the module is left in the mode that it was in."""
     chunks = (sketches[start : start + CHUNK] for start in range(0, len(sketches), CHUNK))
     return _embed(encoder, (draw(chunk, canvas_px) for chunk in chunks), device)
+
+
+@torch.no_grad()
+def pooled_features(encoder: Encoder, sketches: list[Sketch], canvas_px: int, device: torch.device) -> np.ndarray:
+    """(n, features) float32: what the embedding head sees."""
+    encoder.eval()
+    parts = []
+    for start in range(0, len(sketches), CHUNK):
+        pictures = channels_last(draw(sketches[start : start + CHUNK], canvas_px)).to(device)
+        parts.append(encoder.features(pictures).float().cpu().numpy())
+    return np.concatenate(parts)
 
 
 @torch.no_grad()
@@ -157,10 +168,12 @@ def view_seed(seed: int, index: int, view: int) -> np.random.Generator:
     return np.random.default_rng(entropy(seed, "view", index, view))
 
 
-def views_of(sketches: list[Sketch], count: int, strength: float, seed: int) -> tuple[list[Sketch], np.ndarray]:
-    """`count` variations of every sketch, sketch by sketch, and whether each is mirrored (n * count,)."""
+def views_of(
+    sketches: list[Sketch], counts: Sequence[int], strength: float, seed: int
+) -> tuple[list[Sketch], np.ndarray]:
+    """`counts[i]` variations of sketch i, sketch by sketch, and whether each is mirrored (sum of counts,)."""
     views, mirrored = [], []
-    for index, sketch in enumerate(sketches):
+    for index, (sketch, count) in enumerate(zip(sketches, counts, strict=True)):
         for view in range(count):
             rng = view_seed(seed, index, view)
             flip = bool(rng.random() < 0.5)
@@ -172,6 +185,7 @@ def views_of(sketches: list[Sketch], count: int, strength: float, seed: int) -> 
 def teacher_outputs(task: Task, context: Context, views: list[Sketch]) -> Mapping[str, np.ndarray]:
     """ "photos" (pairs, dim) of the gallery's vendor and "views" (n, dim), computed once and kept by their key."""
     config, teacher = task.config, task.teacher
+    with_features = bool(config.stages.distill.loss.feature)
     key = {
         "kind": "sketch-targets",
         "revision": REVISION,
@@ -179,11 +193,13 @@ def teacher_outputs(task: Task, context: Context, views: list[Sketch]) -> Mappin
         "network": config.teacher.network,
         "data": task.pairs.hash,
         "split": config.data.model_dump(include={"fold", "by", "validation_share", "drawings"}),
+        "more_drawings": [source.hash for source in task.more_sources],
         "vendor": task.gallery_vendor,
         "canvas_px": config.teacher.canvas_px,
         "flip_average": config.teacher.flip_average,
         "views": config.stages.targets.model_dump(),
         "drawings": len(views),
+        "features": with_features,
         "seed": config.seed,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -192,9 +208,13 @@ def teacher_outputs(task: Task, context: Context, views: list[Sketch]) -> Mappin
     def compute() -> dict[str, np.ndarray]:
         device = context.device
         teacher.to(device)
-        return {
-            "photos": task.teacher_gallery(np.arange(len(task.pairs)), device),
-            "views": embed_sketches(teacher, views, config.teacher.canvas_px, device),
-        }
+        outputs = {"photos": task.teacher_gallery(np.arange(len(task.pairs)), device)}
+        if not with_features:
+            return outputs | {"views": embed_sketches(teacher, views, config.teacher.canvas_px, device)}
+        features = pooled_features(teacher, views, config.teacher.canvas_px, device)
+        with torch.no_grad():
+            embeddings = unit(teacher.head(torch.from_numpy(features).to(device))).cpu().numpy()
+        standard = (features - features.mean(0)) / (features.std(0) + 1e-6)
+        return outputs | {"views": embeddings, "features": standard.astype(np.float16)}
 
     return context.cache.get(key, compute)

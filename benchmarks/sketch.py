@@ -1,0 +1,286 @@
+"""The sketch retriever over five folds of concepts: teacher, students with and without its help, ablation.
+
+    python benchmarks/sketch.py              # many hours on two cores; goes on where it was stopped
+    python benchmarks/sketch.py --folds 0 --seeds 0 --part students
+
+Every concept is a test query once: in its fold the teacher and all students are trained on the other four, and
+choices (learning rates, steps, the ablation's winner) read the validation part of the first fold only. `distilled` and
+`scratch` have the same initialisation, steps, batches of paired drawings and learning rate; scratch lacks the teacher's
+word on drawings, and so also the drawings without photos, about which only the teacher knows anything. In the
+asymmetric gallery even scratch aims at the teacher's embeddings of photos; the symmetric students embed both sides
+themselves. The first fold is repeated with every seed. Intervals are percentile bootstraps over the pooled queries,
+paired for differences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.writing import RESULTS, write_rows
+
+SMALL = ["student.width=0.9", "stages.distill.canvases=[24]", "deploy.canvases=[24]", "deploy.canvas_px=24"]
+SYMMETRIC = ["gallery=student", "student.in_channels=3", "stages.distill.loss.info_nce=1"]
+SCRATCH = ["stages.distill.signal=none", "data.more_drawings=[]", "data.drawings=false"]
+NO_DRAWINGS = ["data.more_drawings=[]", "data.drawings=false", "stages.distill.drawings_share=0"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One student: overrides of the recipe. `first_fold_only` for what is compared on one fold."""
+
+    overrides: list[str] = field(default_factory=list)
+    first_fold_only: bool = False
+
+
+STUDENTS = {
+    "distilled 1/30": Variant(),
+    "scratch 1/30": Variant(SCRATCH),
+    "distilled 1/100": Variant(SMALL),
+    "scratch 1/100": Variant([*SMALL, *SCRATCH]),
+    "symmetric distilled 1/30": Variant(SYMMETRIC, first_fold_only=True),
+    "symmetric scratch 1/30": Variant([*SYMMETRIC, *SCRATCH], first_fold_only=True),
+}
+LOSS = "stages.distill.loss"
+ABLATION = {
+    "without drawings": NO_DRAWINGS,
+    "without icon sets": ["data.more_drawings=[]"],
+    "without relational": [f"{LOSS}.relational=0"],
+    "without cosine": [f"{LOSS}.cosine=0"],
+    "without prototype cross-entropy": [f"{LOSS}.prototype_ce=0"],
+    "without prototype KL": [f"{LOSS}.prototype_kl=0"],
+    "relational only (the paper)": [f"{LOSS}.cosine=0", f"{LOSS}.prototype_ce=0", f"{LOSS}.prototype_kl=0"],
+    "with features": [f"{LOSS}.feature=1"],
+    "without moving average": ["stages.distill.ema=0"],
+    "without jitter": ["stages.distill.jitter=0"],
+    "pruned teacher": ["student.network=pruned-teacher", "student.macs_ratio=0.3", "student.in_channels=3"],
+}
+COMPARISONS = [
+    ("distilled 1/30", "scratch 1/30"),
+    ("distilled 1/100", "scratch 1/100"),
+    ("symmetric distilled 1/30", "symmetric scratch 1/30"),
+]
+
+
+@dataclass
+class Outcome:
+    """A trained student, or its teacher: 1 or 0 for every test query, and the cost of one."""
+
+    scores: np.ndarray
+    validation: float
+    macs: float
+    parameters: int
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--recipe", default="sketch")
+    parser.add_argument("--out", type=Path, default=RESULTS / "sketch.json")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/sketch")
+    parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the first fold; others have the first"
+    )
+    parser.add_argument(
+        "--part", choices=["teachers", "students", "ablation"], nargs="+", default=["students", "ablation"]
+    )
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of the recipe")
+    return parser.parse_args()
+
+
+def train(arguments: argparse.Namespace, name: str, overrides: list[str]) -> Path:
+    """A finished run of the recipe with these overrides, in a directory of its own; continued if it was stopped."""
+    from compressor.recipe import load_recipe
+    from compressor.train import distill
+
+    label = name.replace(" ", "-").replace("/", "-of-")
+    recipe = load_recipe(arguments.recipe, [*arguments.set, *overrides, f"name={label}"])
+    run_dir = arguments.work / f"{label}-{recipe.hash[:12]}"
+    began = time.monotonic()
+    distill(recipe, run_dir, resume=True)
+    spent(arguments, time.monotonic() - began)
+    return run_dir
+
+
+def spent(arguments: argparse.Namespace, seconds: float) -> float:
+    """Add to the seconds spent in training so far, over all starts of this program; returns their sum."""
+    from profiles.storage import read_json, write_json
+
+    path = arguments.work / "seconds.json"
+    total = (read_json(path) if path.exists() else 0.0) + seconds
+    write_json(path, total)
+    return total
+
+
+def train_teacher(arguments: argparse.Namespace, fold: int) -> Path:
+    """The fold's teacher as one file of weights, for every student of the fold to start from."""
+    from safetensors.torch import save_file
+
+    from compressor.checkpoint import Checkpoints
+    from profiles.storage import atomic_file
+
+    overrides = [f"data.fold={fold}", "stages.distill.steps=0", "stages.targets.views=1", "data.more_drawings=[]"]
+    run_dir = train(arguments, f"teacher fold {fold}", overrides)
+    path = run_dir / "teacher.safetensors"
+    if not path.exists():
+        weights = Checkpoints(run_dir / "checkpoints" / "teacher").load("final")["shared"]["modules"]["teacher"]
+        with atomic_file(path) as temporary:
+            save_file({key: value.contiguous() for key, value in weights.items()}, temporary)
+    return path
+
+
+def train_student(arguments: argparse.Namespace, teacher: Path, name: str, fold: int, seed: int) -> Path:
+    known = {**{key: value.overrides for key, value in STUDENTS.items()}, **ABLATION}
+    fixed = [f"teacher.weights={teacher}", "stages.teacher.steps=0", f"data.fold={fold}", f"seed={seed}"]
+    return train(arguments, f"{name} fold {fold} seed {seed}", [*fixed, *known[name]]) / "bundle"
+
+
+def outcome(bundle: Path) -> Outcome:
+    import targets
+    from profiles.flops import count_onnx
+
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    opened = targets.load(bundle)
+    costs = [
+        (calls, count_onnx(bundle / manifest["graphs"][graph]["onnx"]))
+        for graph, calls in manifest["uses"]["query"].items()
+    ]
+    return Outcome(
+        scores=opened.evaluate("test").scores,
+        validation=opened.evaluate("validation").value,
+        macs=sum(calls * cost.macs for calls, cost in costs),
+        parameters=max(cost.parameters for _, cost in costs),
+    )
+
+
+def teacher_outcome(bundle: Path) -> Outcome:
+    """The teacher on its own canvas, from a bundle of its fold."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from compressor.recipe import parse_recipe
+    from compressor.tasks.sketch.task import Task
+    from compressor.tasks.sketch.teacher import embed_sketches
+
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    task: Any = Task(parse_recipe(manifest["recipe"], "the student's recipe"))
+    task.setup(SimpleNamespace())
+    device, test = torch.device("cpu"), task.split.test
+    sketches = [task.sketches[index] for index in test]
+    similarity = embed_sketches(task.teacher, sketches, task.config.teacher.canvas_px, device)
+    similarity = similarity @ task.teacher_gallery(test, device).T
+    scores = ((similarity >= np.diag(similarity)[:, None]).sum(1) == 1).astype(np.float64)
+    validation = task.teacher_accuracy(task.split.validation, device)
+    return Outcome(scores, validation, manifest["teacher"]["macs"], manifest["teacher"]["parameters"])
+
+
+def seeds_of(arguments: argparse.Namespace, fold: int) -> list[int]:
+    return arguments.seeds if fold == arguments.folds[0] else arguments.seeds[:1]
+
+
+def run_students(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of the teacher and of every student, pooled over folds, and of their differences."""
+    scores: dict[str, list[np.ndarray]] = {}  # per fold (queries,): the mean over seeds
+    kept: dict[str, list[Outcome]] = {}
+    for fold in arguments.folds:
+        teacher = train_teacher(arguments, fold)
+        for name, variant in STUDENTS.items():
+            if variant.first_fold_only and fold != arguments.folds[0]:
+                continue
+            bundles = [train_student(arguments, teacher, name, fold, seed) for seed in seeds_of(arguments, fold)]
+            outcomes = [outcome(bundle) for bundle in bundles]
+            scores.setdefault(name, []).append(np.mean([own.scores for own in outcomes], axis=0))
+            kept.setdefault(name, []).extend(outcomes)
+            if name == next(iter(STUDENTS)):
+                own = teacher_outcome(bundles[0])
+                scores.setdefault("teacher", []).append(own.scores)
+                kept.setdefault("teacher", []).append(own)
+    pooled = {name: np.concatenate(parts) for name, parts in scores.items()}
+    rows = [row(name, pooled[name], kept[name], scores[name]) for name in pooled]
+    rows += [difference_row(f"{a} minus {b}", pooled[a], pooled[b]) for a, b in COMPARISONS if a in pooled]
+    return rows + [share_row(name, pooled[name], pooled["teacher"]) for name in pooled if name != "teacher"]
+
+
+def run_ablation(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """The recipe with one thing taken away or added, on the validation part of the first fold, all seeds."""
+    fold = arguments.folds[0]
+    teacher = train_teacher(arguments, fold)
+    rows = []
+    base: np.ndarray | None = None
+    for name in ("distilled 1/30", *ABLATION):
+        import targets
+
+        bundles = [train_student(arguments, teacher, name, fold, seed) for seed in arguments.seeds]
+        own = np.mean([targets.load(bundle).evaluate("validation").scores for bundle in bundles], axis=0)
+        base = own if base is None else base
+        difference = None if name == "distilled 1/30" else difference_row(f"{name} minus the recipe", own, base)
+        rows.append({**simple_row(f"ablation: {name}", own), "split": "validation"})
+        if difference is not None:
+            rows.append({**difference, "split": "validation"})
+    return rows
+
+
+def simple_row(variant: str, scores: np.ndarray) -> dict[str, Any]:
+    from profiles.statistics import bootstrap_interval
+
+    value, interval = float(scores.mean()), list(bootstrap_interval(scores))
+    common = {"task": "sketch", "variant": variant, "metric": "acc@1", "value": value, "ci95": interval}
+    return {**common, "n": len(scores), "macs": None, "parameters": None, "split": "test"}
+
+
+def row(variant: str, scores: np.ndarray, outcomes: list[Outcome], by_fold: list[np.ndarray]) -> dict[str, Any]:
+    costs = {"macs": outcomes[0].macs, "parameters": outcomes[0].parameters}
+    validation = [own.validation for own in outcomes]
+    folds = [float(part.mean()) for part in by_fold]
+    runs = [float(own.scores.mean()) for own in outcomes]
+    return {**simple_row(variant, scores), **costs, "by_fold": folds, "by_run": runs, "validation_by_run": validation}
+
+
+def difference_row(variant: str, a: np.ndarray, b: np.ndarray) -> dict[str, Any]:
+    from profiles.statistics import paired_bootstrap
+
+    difference = paired_bootstrap(a, b)
+    return {**simple_row(variant, a), "value": difference.difference, "ci95": list(difference.ci95)}
+
+
+def share_row(name: str, student: np.ndarray, teacher: np.ndarray) -> dict[str, Any]:
+    """What part of the teacher's acc@1 is kept, with an interval over the same resampled queries."""
+    teacher = teacher[: len(student)]
+    draws = np.random.default_rng(0).integers(0, len(student), (2000, len(student)))
+    ratios = student[draws].mean(1) / teacher[draws].mean(1)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    value = float(student.mean() / teacher.mean())
+    common = {**simple_row(f"{name} / teacher", student), "metric": "share of the teacher's acc@1"}
+    return {**common, "value": value, "ci95": [float(low), float(high)]}
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    rows: list[dict[str, Any]] = []
+    if "teachers" in arguments.part:
+        for fold in arguments.folds:
+            train_teacher(arguments, fold)
+    if "students" in arguments.part:
+        rows += run_students(arguments)
+    if "ablation" in arguments.part:
+        rows += run_ablation(arguments)
+    if rows:
+        write_rows(arguments.out, rows, minutes=spent(arguments, 0.0) / 60, seeds=arguments.seeds)
+    for item in rows:
+        low, high = item["ci95"]
+        print(f"{item['variant']:52s} {item['value']:7.3f}  [{low:.3f}, {high:.3f}]  n {item['n']}")
+
+
+if __name__ == "__main__":
+    main()
