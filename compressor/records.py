@@ -150,6 +150,7 @@ def _whole_record(
         record = record.model_copy(
             update={
                 "batch": 1,
+                "cost": found.cost("*") if found.whole else record.cost,
                 "latency_ms": found.latency("*"),
                 "task_metric": _task_metric(subject, found, shown_split),
             }
@@ -158,6 +159,8 @@ def _whole_record(
 
 
 def _whole_memory(graphs: Sequence[Record], found: Measurement | None) -> Memory | None:
+    if found and found.whole:
+        return found.memory("*")
     memory = memory_together({record.graph: record.memory_bytes or Memory() for record in graphs})
     memory = memory.model_copy(update={"peak": found.peak_bytes if found else None})
     return memory if memory.model_dump(exclude_none=True) else None

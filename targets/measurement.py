@@ -42,8 +42,11 @@ class Measurement:
         return self.arrays.get(f"latency_ms/{graph}")
 
     def cost(self, graph: str = "*") -> results.Cost | None:
-        """Of one inference of a graph, or of a query ("*"): see `cost_per_query`."""
+        """Of one inference of a graph, or of a query ("*"): see `cost_per_query`; counted with the glue where a runner
+        can (see targets.firmware.query)."""
         if graph == "*":
+            if self.whole and self.whole["cost"]:
+                return results.Cost.model_validate(self.whole["cost"])
             return cost_per_query({name: self.cost(name) for name in self.report["graphs"]}, self.calls)
         found = self.report["graphs"][graph].get("cost")
         return results.Cost.model_validate(found) if found else None
@@ -53,10 +56,17 @@ class Measurement:
 
         The resident memory of an emulator's process is not the device's: there is no peak then."""
         if graph == "*":
+            if self.whole:
+                return results.Memory.model_validate(self.whole["memory"])
             whole = memory_together({name: self.memory(name) for name in self.report["graphs"]})
             return whole.model_copy(update={"peak": self.peak_bytes})
         known = self.report["graphs"][graph].get("memory") or {}
         return results.Memory(**known, peak=self._resident(self.graph_peak_bytes.get(graph)))
+
+    @property
+    def whole(self) -> dict[str, Any] | None:
+        """Cost and memory of a whole query that was measured as one program; None if it was not."""
+        return self.report.get("whole")
 
     def _resident(self, peak_bytes: int | None) -> int | None:
         return None if self.ran_on.kind == "emulator" else peak_bytes

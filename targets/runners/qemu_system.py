@@ -28,6 +28,7 @@ from targets.firmware import BOARDS, Board, Firmware, Profile, board_of, build, 
 from targets.firmware.boards import program
 from targets.firmware.build import COMPILER, MODEL_STACK_BYTES
 from targets.firmware.emulator import QEMU, ROW_TIMEOUT_S, qemu_version
+from targets.firmware.query import QUERIES, program_writer, whole_query
 from targets.firmware.rows import encode
 from targets.firmware.session import QemuSession
 from targets.measurement import Measurement
@@ -113,9 +114,12 @@ def measure_emulated(
         left_s = EVALUATION_SHARE * (deadline - time.monotonic() - golden_s)
         limit, note = evaluation_limit(passes, item_s, left_s, settings.get("limit"))
         report, arrays = harness.measure(artifact, **{**settings, "limit": limit}, sessions=sessions)
+        limits = {"model_stack_bytes": stack_bytes, "flash_bytes": flash_bytes, "ram_bytes": ram_bytes}
+        left_s = deadline - time.monotonic()
+        report["whole"], of_query = _whole(opened, graphs, settings, core, limits, left_s, Path(folder) / "whole")
     report["peak_bytes"] = None
     for name, graph in graphs.items():
-        report["graphs"][name].update(graph.findings(note))
+        report["graphs"][name].update(graph.findings(note, of_query))
     return report, arrays
 
 
@@ -129,9 +133,9 @@ class _EmulatedGraph:
     golden_rows: int
     row_s: float
 
-    def findings(self, note: str | None) -> dict[str, Any]:
+    def findings(self, *notes_of_all: str | None) -> dict[str, Any]:
         """Cost, memory and notes for the report, when the session was closed."""
-        counts, notes = self.found.instructions, [self.found.note, note]
+        counts, notes = self.found.instructions, [self.found.note, *notes_of_all]
         if counts and min(counts) != max(counts):
             notes.append(
                 f"instructions vary with the input: {min(counts):,} to {max(counts):,} over {len(counts)} rows"
@@ -159,6 +163,45 @@ def _open(artifact: Artifact, name: str, firmware: Firmware, timeout_s: float, s
     session(feeds)
     row_s = (time.monotonic() - start) / len(requests)
     return _EmulatedGraph(firmware, session, found, len(next(iter(inputs.values()))), row_s)
+
+
+def _whole(
+    artifact: Artifact,
+    graphs: Mapping[str, _EmulatedGraph],
+    settings: Mapping[str, Any],
+    core: str,
+    limits: Mapping[str, int | None],
+    left_s: float,
+    folder: Path,
+) -> tuple[dict[str, Any] | None, str | None]:
+    """The report of a whole query as one program, and a note; None where the task writes no such programs."""
+    asked: Sequence[str] = settings.get("splits", ("validation", "test"))
+    splits = [name for name in asked if artifact.has_split(name)]
+    writer = program_writer(artifact.manifest["glue"])
+    if writer is None or not splits or len(graphs) < len(artifact.graphs):
+        return None, None
+    student = artifact.student(sessions={name: graph.session for name, graph in graphs.items()})
+    # each query is answered twice, once while it is counted, which takes some times longer
+    count = max(1, min(QUERIES, int(left_s / (10 * max(_item_s(artifact, graphs), 1e-3)))))
+    try:
+        program = writer(student, artifact, artifact.split(splits[0]), count, folder)
+    except RequestError as error:
+        return None, f"instructions are those of the graphs, without the glue's: {error}"
+    optimization = _optimization(artifact, next(iter(graphs)), settings)
+    arena_bytes = sum(graph.firmware.arena_bytes or 0 for graph in graphs.values())
+    found = whole_query(
+        program,
+        core,
+        optimization,
+        folder / "build",
+        arena_bytes=arena_bytes,
+        timeout_s=min(left_s, ROW_TIMEOUT_S),
+        **limits,  # type: ignore[arg-type]
+    )
+    return found.to_json(), (
+        f"a whole query was counted as one program, glue and all: {found.agreed} of {found.queries} answers are those "
+        "of the student's glue"
+    )
 
 
 def _item_s(artifact: Artifact, graphs: Mapping[str, _EmulatedGraph]) -> float:

@@ -9,19 +9,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compressor.data.sketch import Sketch
-from compressor.tasks.sketch.firmware import Capacity, request
-from compressor.tasks.sketch.firmware.programs import hexadecimal, write_index, write_student
+from compressor.data.sketch import Sketch, pack_sketches
+from compressor.tasks.sketch.firmware import Capacity, request, write_index, write_student
+from compressor.tasks.sketch.firmware.programs import hexadecimal
 from compressor.tasks.sketch.index import Index
 from compressor.tasks.sketch.raster import rasterise
+from profiles.device import Device
 from profiles.errors import RequestError
-from profiles.storage import read_json
+from profiles.storage import read_json, save_npz, sha256_tree, write_json
 from targets.artifact import Artifact
+from targets.c.runtime import CSession
 from targets.firmware import Emulator, build, profile
+from targets.firmware.query import program_writer
+from targets.graph import Graph, TensorSpec
+from targets.runners import get_runner
 from tests.tools import need, need_module
 
 CANVAS_PX, DEPTH, K = 8, 12, 4
 SETTINGS = {"selector": {"kind": "fixed", "canvas_px": CANVAS_PX}, "normalise": {"mean": 0.1, "std": 0.7}}
+GRAPH = f"encoder_{CANVAS_PX}"
+GRAPH_SPEC = Graph(
+    GRAPH,
+    (TensorSpec("canvas", "float32", ("batch", 1, CANVAS_PX, CANVAS_PX)),),
+    (TensorSpec("embedding", "float32", ("batch", DEPTH)),),
+)
 CORES = [
     pytest.param(core, marks=() if core in ("m3", "m4") else pytest.mark.slow) for core in ("m3", "m4", "m33", "m55")
 ]
@@ -32,6 +43,15 @@ def random_index(rng: np.random.Generator, rows: int, depth: int) -> Index:
     embeddings = rng.standard_normal((rows, depth)).astype(np.float32)
     embeddings[rows // 2 : rows // 2 + 5] = embeddings[:5]
     return Index.build(embeddings, range(rows))
+
+
+def random_sketches(count: int) -> list[Sketch]:
+    """A line, a dot, and a line or a filled shape."""
+    rng = np.random.default_rng(6)
+    return [
+        Sketch.from_strokes([rng.uniform(0, 1, (n, 2)) for n in (5, 1, 6)], rng.uniform(0, 0.3, 3), [0, 0, number % 2])
+        for number in range(count)
+    ]
 
 
 def split_answer(reply: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -100,30 +120,46 @@ def student(tmp_path_factory) -> tuple[Artifact, Index]:
     embedding = Spec((1, DEPTH), scale=0.05, zero_point=11)
     raw = build_tflite("FULLY_CONNECTED", [canvas, weights, None], [embedding])
     path = tmp_path_factory.mktemp("artifact")
-    folder = path / "graphs" / f"encoder_{CANVAS_PX}"
+    folder = path / "graphs" / GRAPH
     folder.mkdir(parents=True)
     write(generate(read_model(raw), "encoder"), folder)
-    files = [f"graphs/encoder_{CANVAS_PX}/model.c"]
-    graphs = {f"encoder_{CANVAS_PX}": {"files": files}}
-    manifest = {"student": "toy", "runtime": "c", "settings": SETTINGS, "graphs": graphs}
-    return Artifact(path, manifest), random_index(rng, 50, DEPTH)
+    index = random_index(rng, 50, DEPTH)
+    # a split of three sketches and its own gallery, beside the larger one that the device looks in
+    arrays = {**pack_sketches(random_sketches(3)), "truth": np.arange(3), "gallery": index.codes[:3].astype(np.float32)}
+    save_npz(path / "eval.npz", arrays)
+    (path / "assets").mkdir()
+    save_npz(path / "assets" / "gallery.npz", {"embeddings": index.codes.astype(np.float32)})
+    session = CSession(GRAPH_SPEC, folder, "O2")
+    canvases = {"canvas": np.stack([rasterise(sketch, CANVAS_PX) for sketch in random_sketches(4)])[:, None]}
+    golden = {
+        f"{GRAPH}/inputs/canvas": canvases["canvas"],
+        f"{GRAPH}/outputs/embedding": session(canvases)["embedding"],
+    }
+    save_npz(path / "golden.npz", golden)
+    entry = {
+        **GRAPH_SPEC.to_json(), "status": "built", "reason": None, "precision": "int8", "notes": [], "options": {},
+        "files": [f"graphs/{GRAPH}/{name}" for name in ("model.c", "model.h", "model.json")], "bytes": 1,
+        "sha256": "0" * 64, "parity": None, "ran_on": None,
+    }  # fmt: skip
+    manifest = {
+        "format": 1, "student": "toy", "task": "sketch", "glue": "sketch", "settings": SETTINGS,
+        "uses": {"query": {GRAPH: 1}}, "inputs": "real", "random_weights": False, "has_metric": True,
+        "teacher_values": {}, "device": "board", "runtime": "c", "runtime_version": "1", "precision_requested": "int8",
+        "graphs": {GRAPH: entry}, "files": sha256_tree(path), "status": "built", "reason": None, "sha256": "0" * 64,
+    }  # fmt: skip
+    write_json(path / "artifact.json", manifest)
+    return Artifact.open(path), index
 
 
 def answers_in_python(student: tuple[Artifact, Index], sketches: list[Sketch]) -> list[np.ndarray]:
     """The same steps one by one: canvas, int8, the encoder's C compiled for this machine, the index."""
-    from targets.c.runtime import CSession
-    from targets.graph import Graph, TensorSpec
-
     artifact, index = student
-    folder = artifact.files(f"encoder_{CANVAS_PX}")[0].parent
-    port = read_json(folder / "model.json")["outputs"][0]
-    names = [read_json(folder / "model.json")[key][0]["name"] for key in ("inputs", "outputs")]
-    specs = [TensorSpec(names[0], "float32", ("batch", 64)), TensorSpec(names[1], "float32", ("batch", DEPTH))]
-    session = CSession(Graph("encoder", (specs[0],), (specs[1],)), folder, "O2")
+    folder = artifact.files(GRAPH)[0].parent
+    scale = read_json(folder / "model.json")["outputs"][0]["scale"]
     mean, std = np.float32(SETTINGS["normalise"]["mean"]), np.float32(SETTINGS["normalise"]["std"])
-    canvases = np.stack([rasterise(sketch, CANVAS_PX) for sketch in sketches]).reshape(len(sketches), -1)
-    embeddings = session({names[0]: (canvases - mean) / std})[names[1]]
-    steps = np.rint(embeddings / np.float32(port["scale"])).astype(np.int16)
+    canvases = np.stack([rasterise(sketch, CANVAS_PX) for sketch in sketches])[:, None]
+    embeddings = CSession(GRAPH_SPEC, folder, "O2")({"canvas": (canvases - mean) / std})["embedding"]
+    steps = np.rint(embeddings / np.float32(scale)).astype(np.int16)
     return [index.search(own, K)[0] for own in steps]
 
 
@@ -131,17 +167,40 @@ def answers_in_python(student: tuple[Artifact, Index], sketches: list[Sketch]) -
 def test_the_whole_query_on_an_emulated_core_answers_as_the_steps_do_in_python(core, student, tmp_path):
     need("qemu-system-arm", "arm-none-eabi-gcc", "gcc")
     artifact, index = student
-    rng, capacity = np.random.default_rng(6), Capacity(points=40, strokes=4)
-    sketches = [
-        Sketch.from_strokes([rng.uniform(0, 1, (n, 2)) for n in (5, 1, 6)], rng.uniform(0, 0.3, 3), [0, 0, filled])
-        for filled in (0, 1) * 8
-    ]
+    sketches, capacity = random_sketches(16), Capacity(points=40, strokes=4)
     firmware = build(write_student(tmp_path / "model", artifact, index, capacity, K), core, "O2", tmp_path / core)
     found = profile(firmware, [request(sketch, capacity) for sketch in sketches])
     rows = [split_answer(reply)[0].tolist() for reply in found.outputs]
     assert rows == [answer.tolist() for answer in answers_in_python(student, sketches)]
     assert len({tuple(own) for own in rows}) > 4
     assert found.instructions is not None and len(set(found.instructions)) > 4  # drawing depends on the sketch
+
+
+def test_a_query_of_the_measured_student_is_the_whole_program_with_its_glue(student):
+    need("qemu-system-arm", "arm-none-eabi-gcc", "gcc")
+    artifact, index = student
+    board = Device.model_validate(
+        {
+            "name": "board", "class": "wearable", "summary": "a board", "runtimes": {"c": {"precisions": ["int8"]}},
+            "memory": {}, "emulator": {"kind": "qemu_system", "core": "m4"},
+        }
+    )  # fmt: skip
+    found = get_runner("qemu_system").measure(artifact, board)
+    query, encoder = found.cost("*"), found.cost(GRAPH)
+    assert query is not None and encoder is not None and query.source == "counted"
+    # at the least: every pixel is zeroed and seen, every code of the gallery multiplied
+    assert query.value > encoder.value + 2 * CANVAS_PX**2 + index.codes.size
+    together, alone = found.memory("*"), found.memory(GRAPH)
+    assert together.flash > alone.flash + index.codes.nbytes and together.arena == alone.arena
+    assert together.ram > alone.ram + 8 * CANVAS_PX**2
+    assert found.whole is not None and found.whole["queries"] == found.whole["agreed"] == 3
+    notes = Artifact.open(artifact.path).manifest["graphs"][GRAPH]["notes"]
+    assert any("3 of 3 answers are those of the student's glue" in note for note in notes)
+
+
+def test_only_tasks_that_write_programs_have_one():
+    assert program_writer("sketch") is not None
+    assert program_writer("model") is None
 
 
 def test_a_student_that_has_no_such_program_is_refused(student, tmp_path):

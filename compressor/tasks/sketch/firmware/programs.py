@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressor.tasks.sketch.firmware import NAME, Capacity, port, sketch_ports, write_program
+from compressor.tasks.sketch.firmware.frames import NAME, Capacity, port, request, sketch_ports, write_program
 from compressor.tasks.sketch.index import Index
 from compressor.tasks.sketch.raster import MINIMUM_WIDTH_PX
 from profiles.errors import RequestError
@@ -18,6 +18,8 @@ from profiles.storage import read_json
 
 if TYPE_CHECKING:
     from targets.artifact import Artifact
+    from targets.firmware.query import QueryProgram
+    from targets.student import Student
 
 LINE = 112
 
@@ -80,6 +82,32 @@ def write_student(out: Path, artifact: Artifact, index: Index, capacity: Capacit
     shutil.copyfile(folder / "model.c", out / "encoder.c")
     shutil.copyfile(folder / "model.h", out / "model.h")
     return out
+
+
+def query_program(
+    student: Student, artifact: Artifact, arrays: Mapping[str, np.ndarray], count: int, out: Path
+) -> QueryProgram:
+    """See targets.firmware.query: some of a split's sketches against the gallery that the student looks in.
+
+    The program has room for the largest of the split's sketches. The same answer is the same nearest photo.
+    """
+    from targets.firmware.query import QueryProgram
+
+    sketches = list(student.glue.queries(arrays))  # afterwards the glue has a gallery
+    gallery = student.glue.gallery()  # type: ignore[attr-defined]
+    index = Index.build(gallery.embeddings, gallery.labels)
+    room = {
+        "points": max(len(sketch.points) for sketch in sketches),
+        "strokes": max(len(sketch) for sketch in sketches),
+    }
+    folder = write_student(out, artifact, index, Capacity(**room))
+    chosen = np.unique(np.linspace(0, len(sketches) - 1, min(count, len(sketches))).round().astype(int))
+    asked = [sketches[number] for number in chosen]
+
+    def agrees(number: int, reply: bytes) -> bool:
+        return int(np.frombuffer(reply, np.int32, 1)[0]) == int(student(asked[number]).indices[0])
+
+    return QueryProgram(folder, [request(sketch, Capacity(**room)) for sketch in asked], agrees)
 
 
 def hexadecimal(number: float) -> str:
