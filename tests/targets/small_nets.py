@@ -272,6 +272,7 @@ def single(name: str, data: Callable[[int, int], tuple[np.ndarray, np.ndarray]])
     return of
 
 
+NETWORKS: Mapping[str, type[nn.Module]] = {"image": ImageNet, "imu": ImuNet, "gru": GruCell, "keyword": KeywordNet}
 TASKS: Mapping[str, SmallTask] = {
     "image": SmallTask(train_image, single("canvas", nets.shapes)),
     "imu": SmallTask(train_imu, single("window", activities)),

@@ -14,7 +14,6 @@ from profiles.flops import count_onnx
 from targets.bundle import Bundle
 from targets.ethos_u import ACCELERATORS, run_vela, target
 from targets.parity import INT8_SQNR_DB
-from targets.tflite import compile_int8
 from targets.tflite.schema import read_model
 from tests.targets.conftest import write_single
 from tests.tools import need_module
@@ -31,9 +30,8 @@ def imu(small_bundle: Callable[[str], Bundle]) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def imu_int8(imu: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("int8")
-    return folder / compile_int8(imu.source("imu"), folder).files[0]
+def imu_int8(small_int8: Callable[[str], Path]) -> Path:
+    return small_int8("imu")
 
 
 @pytest.mark.parametrize("accelerator", ["ethos-u55-32", "ethos-u55-256", "ethos-u65-512", "ethos-u85-1024"])

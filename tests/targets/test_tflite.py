@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from profiles.errors import RequestError
 from targets.bundle import Bundle
 from targets.parity import compare, failure
 from targets.target import get_target
-from targets.tflite import compile_int8
 from targets.tflite.affine import dequantize, quantize
 from targets.tflite.quantize import static_int8
 from targets.tflite.schema import FLOATS, read_model
@@ -25,20 +23,6 @@ need_module("litert_torch", "ai_edge_quantizer", "ai_edge_litert")
 TARGET = get_target("tflite")
 NETWORKS = ("image", "imu", "gru", "keyword")
 LSB = 3
-
-
-@pytest.fixture(scope="module")
-def integer(small_bundle: Callable[[str], Bundle], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """integer(name) -> (bundle, CompiledGraph, file) of a small trained network in full int8, made once."""
-    made: dict[str, Any] = {}
-
-    def get(name: str) -> Any:
-        if name not in made:
-            bundle, out = small_bundle(name), tmp_path_factory.mktemp(name)
-            made[name] = bundle, compile_int8(bundle.source(name), out), out / "model.tflite"
-        return made[name]
-
-    return get
 
 
 def micro(raw: bytes, values: list[np.ndarray]) -> list[np.ndarray]:
@@ -54,10 +38,12 @@ def micro(raw: bytes, values: list[np.ndarray]) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_trained_network_in_full_int8_has_no_float_operator_and_20_db(integer: Any, name: str) -> None:
-    bundle, compiled, path = integer(name)
+def test_a_trained_network_in_full_int8_has_no_float_operator_and_20_db(
+    small_bundle: Callable[[str], Bundle], small_int8: Callable[[str], Path], name: str
+) -> None:
+    bundle, path = small_bundle(name), small_int8(name)
     model = read_model(path)
-    assert compiled.float_operators == {} and not model.float_operators()
+    assert not model.float_operators()
     assert {tensor.dtype for tensor in (*model.inputs, *model.outputs)} == {"int8"}
     graph = bundle.graphs[name]
     assert [t.name for t in model.inputs] == [s.name for s in graph.inputs]
@@ -68,8 +54,10 @@ def test_a_trained_network_in_full_int8_has_no_float_operator_and_20_db(integer:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_tflite_micro_gives_what_litert_gives_within_3_steps(integer: Any, name: str) -> None:
-    bundle, _, path = integer(name)
+def test_tflite_micro_gives_what_litert_gives_within_3_steps(
+    small_bundle: Callable[[str], Bundle], small_int8: Callable[[str], Path], name: str
+) -> None:
+    bundle, path = small_bundle(name), small_int8(name)
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path))
