@@ -5,7 +5,8 @@ import pytest
 
 from compressor.data.sketch import Sketch
 from compressor.tasks.sketch.raster import rasterise
-from compressor.tasks.sketch.simplify import five_tuples, simplify, simplify_to
+from compressor.tasks.sketch.simplify import five_tuples, significance_reference, simplify, simplify_to
+from tests.tools import need_module
 
 
 def circle(count: int, radius: float = 0.4) -> np.ndarray:
@@ -44,6 +45,21 @@ def test_random_strokes_keep_the_points_that_the_textbooks_recursion_keeps(toler
         stroke = np.cumsum(rng.normal(0, 0.05, (rng.integers(2, 60), 2)), axis=0).astype(np.float32)
         kept = simplify(Sketch.from_strokes([stroke], 0.05), tolerance).points
         assert kept == pytest.approx(douglas_peucker(stroke.astype(float), tolerance))
+
+
+def test_the_compiled_descent_gives_the_references_bits():
+    need_module("numba")
+    from compressor.tasks.sketch.simplify_numba import descend
+
+    rng = np.random.default_rng(2)
+    for count in [1, 2, 3, *rng.integers(4, 80, 60)]:
+        stroke = np.cumsum(rng.normal(0, 0.05, (count, 2)), axis=0).astype(np.float32)
+        if count % 2:
+            stroke = np.round(stroke * 16) / np.float32(
+                16
+            )  # with points that are equally far, and the same point twice
+        for stop in (np.float32(0), np.float32(0.0004)):
+            assert descend(stroke, stop).tobytes() == significance_reference(stroke, stop).tobytes()
 
 
 @pytest.mark.parametrize(("tolerance", "segments"), [(0.4 * (1 - np.cos(np.pi / k)) * 1.001, k) for k in (4, 8, 16)])

@@ -2,10 +2,15 @@
 
 Ramer (1972), Douglas and Peucker (1973): keep both ends of a polyline, and the point farthest from the segment between
 them if that is farther than the tolerance; then the same for both halves. Distances are to the segment, not to the
-line through it, so closed curves need no rule of their own. numpy only, float32: devices run it too.
+line through it, so closed curves need no rule of their own. numpy only; where numba is installed, simplify_numba.py
+descends, with the same float32 operations in the same order, so the same points remain.
 """
 
 from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
 
 import numpy as np
 
@@ -82,6 +87,22 @@ def _significance(sketch: Sketch, stroke: int, stop: np.float32) -> np.ndarray:
     points = sketch.stroke(stroke)
     if closed := bool(sketch.filled[stroke]):
         points = np.concatenate([points, points[:1]])
+    squared = fastest()(points, stop)
+    return squared[:-1] if closed else squared
+
+
+@functools.cache
+def fastest() -> Callable[[np.ndarray, np.float32], np.ndarray]:
+    """The numba kernel where numba is installed, else the reference."""
+    if importlib.util.find_spec("numba") is None:
+        return significance_reference
+    from compressor.tasks.sketch.simplify_numba import descend
+
+    return descend
+
+
+def significance_reference(points: np.ndarray, stop: np.float32) -> np.ndarray:
+    """`_significance` of a polyline (n, 2) float32, at least one point: (n,) float32."""
     squared = np.zeros(len(points), np.float32)
     squared[[0, -1]] = np.inf
     parts = [(0, len(points) - 1)]
@@ -96,7 +117,7 @@ def _significance(sketch: Sketch, stroke: int, stop: np.float32) -> np.ndarray:
         middle = first + 1 + farthest
         squared[middle] = min(distances[farthest], squared[first], squared[last])
         parts += [(first, middle), (middle, last)]
-    return squared[:-1] if closed else squared
+    return squared
 
 
 def _squared_distances(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
