@@ -15,6 +15,7 @@ from targets.bundle import Bundle
 from targets.graph import Arrays, Graph, TensorSpec
 from targets.import_bundle import GRAPH, fill, open_writer
 from targets.import_data import Data, matched, synthetic_inputs
+from targets.onnx_branches import without_constant_ifs
 from targets.onnx_files import fix_axes, read_graph, rewrite_inputs
 from targets.target import Session, get_target
 
@@ -44,7 +45,8 @@ def import_onnx(model: str, out: Path, data: Data | None, metric: str | None, na
 
 
 def _adapt(model: str, data: Data | None, folder: Path) -> _Adapted:
-    """Fold inputs that are single numbers, move the batch to the front, fix other axes; files are made in `folder`."""
+    """Fold inputs that are single numbers, move the batch to the front, fix other axes, fold Ifs that ask for none of
+    the data; files are made in `folder`."""
     path, remarks = Path(model), []
     raw = read_graph(path, GRAPH)
     numbers, data = _single_numbers(raw, data, model)
@@ -64,6 +66,9 @@ def _adapt(model: str, data: Data | None, folder: Path) -> _Adapted:
     if graph.inputs != raw.inputs and (sizes or isinstance(graph.inputs[0].shape[0], int)):
         path = fix_axes(path, graph, folder / "fixed")
         graph = Graph(graph.name, graph.inputs, read_graph(path, GRAPH).outputs)
+    path, branches = without_constant_ifs(path, folder / "branches")
+    if branches:
+        remarks.append(f"{branches} If always take one branch here: they are gone")
     if data is not None:
         data = matched(data, graph)
     return _Adapted(path, graph, data, remarks)

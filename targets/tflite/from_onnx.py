@@ -105,15 +105,17 @@ def _opset(model: Any) -> int:
 
 def prepared(path: Path, shapes: Mapping[str, Sequence[int]]) -> Any:
     """The model with fixed input shapes, simplified, its operators of `onnx_operators` in our own domain."""
+    from targets.onnx_branches import fold_ifs, simplified
     from targets.onnx_files import load_onnx
 
     onnx = require("onnx", EXTRA)
+    require("onnxslim", EXTRA)
     load_onnx(path)  # raises RequestError if the file is broken
     model = require("onnx.inliner", EXTRA).inline_local_functions(onnx.load(path))
     _fix_inputs(model, shapes)
-    model = _slimmed(model)
-    if _inline_constant_ifs(model):
-        model = _slimmed(model)
+    model = simplified(model)
+    if fold_ifs(model):
+        model = simplified(model)
     _hoist_constants(model)
     name_hard_swish(model)
     with quiet():
@@ -135,51 +137,6 @@ def _fix_inputs(model: Any, shapes: Mapping[str, Sequence[int]]) -> None:
         for dim in value.type.tensor_type.shape.dim:
             if not dim.HasField("dim_value"):
                 dim.Clear()
-
-
-def _slimmed(model: Any) -> Any:
-    """The model without what onnxslim can compute; as it is where onnxslim fails on it."""
-    copy = type(model)()
-    copy.CopyFrom(model)
-    try:
-        with quiet():
-            return require("onnxslim", EXTRA).slim(copy)
-    except MissingError:
-        raise
-    except Exception:  # onnxslim raises whatever its passes raise, and what it does is no must
-        return model
-
-
-def _inline_constant_ifs(model: Any) -> bool:
-    """Replace each If whose condition is a constant by the nodes of its branch. Whether there was one."""
-    onnx = require("onnx", EXTRA)
-    graph, changed = model.graph, False
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    constants |= {n.output[0]: n.attribute[0].t for n in graph.node if n.op_type == "Constant" and n.attribute[0].t}
-    nodes = []
-    for node in graph.node:
-        if node.op_type != "If" or node.input[0] not in constants:
-            nodes.append(node)
-            continue
-        taken = "then_branch" if onnx.numpy_helper.to_array(constants[node.input[0]]).item() else "else_branch"
-        branch = next(attribute.g for attribute in node.attribute if attribute.name == taken)
-        prefixed = {name: f"{node.output[0]}/{name}" for inner in branch.node for name in inner.output if name}
-        for tensor in branch.initializer:
-            graph.initializer.append(tensor)
-        for inner in branch.node:
-            for i, name in enumerate(inner.input):
-                inner.input[i] = prefixed.get(name, name)
-            for i, name in enumerate(inner.output):
-                inner.output[i] = prefixed.get(name, name)
-            nodes.append(inner)
-        for inside, outside in zip(branch.output, node.output, strict=True):
-            made = prefixed.get(inside.name, inside.name)
-            nodes.append(onnx.helper.make_node("Identity", [made], [outside]))
-        changed = True
-    if changed:
-        del graph.node[:]
-        graph.node.extend(nodes)
-    return changed
 
 
 def _hoist_constants(model: Any) -> None:
