@@ -84,8 +84,8 @@ def files() -> Arrays:
 
 
 def voiced_sound(seconds: float) -> np.ndarray:
-    """Syllables of vowels: harmonics of a gliding pitch under three formants (Peterson and Barney, 1952: a, i, u), with
-    pauses of faint noise."""
+    """Syllables of vowels: harmonics of a pitch that glides from 120 to 160 Hz under three formants (Peterson and
+    Barney, 1952: a, i, u), with pauses of faint noise."""
     rng = np.random.default_rng(0)
     time = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
     sound = 0.002 * rng.standard_normal(len(time))
@@ -97,7 +97,7 @@ def voiced_sound(seconds: float) -> np.ndarray:
         phase = 2 * np.pi * np.cumsum(pitch_hz) / RATE_HZ
         voice = np.zeros(len(local))
         for harmonic in range(1, 30):
-            hz = harmonic * 130
+            hz = harmonic * pitch_hz  # the formants stay where they are while the pitch glides
             gain = sum(1 / (1 + ((hz - formant) / 90) ** 2) for formant in vowels[i % 3])
             voice += gain / harmonic**0.5 * np.sin(harmonic * phase)
         sound[inside] += 0.2 * np.hanning(len(local)) * voice

@@ -88,7 +88,7 @@ def compare_cost(candidate: Record, kept: Record) -> tuple[bool, str]:
     if candidate.ran_on is None and kept.ran_on is None:
         return True, f"passes in arithmetic like {name}; how fast either is must be measured on the device"
     smaller, why = _compare_bytes(candidate, kept)
-    return smaller, f"{why} (how fast it is was not measured here)"
+    return smaller, f"{why}, and how fast it is was not measured here"
 
 
 def _compare_bytes(candidate: Record, kept: Record) -> tuple[bool, str]:
