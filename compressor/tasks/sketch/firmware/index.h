@@ -50,8 +50,13 @@ static inline void index_insert(struct found *found, int32_t row, float score) {
 /* Sixteen at a time; the zero point leaves with the sum of the codes. */
 static inline int32_t index_dot(const int8_t *codes, const int8_t *query, int32_t zero_point, int32_t depth) {
   int32_t sum = 0, of_codes = 0;
-  for (int32_t left = depth; left > 0; left -= 16, codes += 16, query += 16) {
-    const mve_pred16_t some = vctp8q((uint32_t)left);
+  for (; depth >= 16; depth -= 16, codes += 16, query += 16) {
+    const int8x16_t code = vldrbq_s8(codes);
+    sum = vmladavaq_s8(sum, code, vldrbq_s8(query));
+    of_codes = vaddvaq_s8(of_codes, code);
+  }
+  if (depth > 0) { /* lanes beyond the end are loaded as zeros */
+    const mve_pred16_t some = vctp8q((uint32_t)depth);
     const int8x16_t code = vldrbq_z_s8(codes, some);
     sum = vmladavaq_s8(sum, code, vldrbq_z_s8(query, some));
     of_codes = vaddvaq_s8(of_codes, code);
@@ -82,20 +87,26 @@ static inline uint32_t index_word(const void *from) {
   return word;
 }
 
-/* Two rows at once, four codes each; of every four of the query the order is 0, 2, 1, 3. `depth`: a multiple of four. */
-static inline void index_dot_pair(const int8_t *codes, const int16_t *query, int32_t depth, int32_t *sums) {
-  const int8_t *second = codes + depth;
-  int32_t a = 0, b = 0;
-  for (const int8_t *const stop = second; codes < stop; codes += 4, second += 4, query += 4) {
-    const uint32_t word = index_word(codes), other = index_word(second);
+/* Four rows at once, four codes each; of every four of the query the order is 0, 2, 1, 3. `depth`: a multiple of four. */
+static inline void index_dot_four(const int8_t *codes, const int16_t *query, int32_t depth, int32_t *sums) {
+  const int8_t *second = codes + depth, *third = second + depth, *fourth = third + depth;
+  int32_t a = 0, b = 0, c = 0, d = 0;
+  for (const int8_t *const stop = second; codes < stop; query += 4) {
     const int16x2_t even = (int16x2_t)index_word(query), odd = (int16x2_t)index_word(query + 2);
-    a = __smlad(index_even(word), even, a);
-    b = __smlad(index_even(other), even, b);
-    a = __smlad(index_odd(word), odd, a);
-    b = __smlad(index_odd(other), odd, b);
+    uint32_t word = index_word(codes);
+    codes += 4;
+    a = __smlad(index_odd(word), odd, __smlad(index_even(word), even, a));
+    word = index_word(second);
+    second += 4;
+    b = __smlad(index_odd(word), odd, __smlad(index_even(word), even, b));
+    word = index_word(third);
+    third += 4;
+    c = __smlad(index_odd(word), odd, __smlad(index_even(word), even, c));
+    word = index_word(fourth);
+    fourth += 4;
+    d = __smlad(index_odd(word), odd, __smlad(index_even(word), even, d));
   }
-  sums[0] = a;
-  sums[1] = b;
+  sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
 }
 #endif
 
@@ -117,11 +128,12 @@ static void index_search(const struct gallery *gallery, const int8_t *query, int
     for (int32_t i = 0; i < depth; i += 4) {
       for (int32_t j = 0; j < 4; j++) wide[i + j] = (int16_t)(query[i + (j * 2) % 4 + j / 2] - zero_point);
     }
-    for (; row + 2 <= gallery->rows; row += 2, codes += 2 * depth) {
-      int32_t sums[2];
-      index_dot_pair(codes, wide, depth, sums);
-      index_insert(found, row, (float)sums[0] * gallery->inverse_norms[row]);
-      index_insert(found, row + 1, (float)sums[1] * gallery->inverse_norms[row + 1]);
+    for (; row + 4 <= gallery->rows; row += 4, codes += 4 * depth) {
+      int32_t sums[4];
+      index_dot_four(codes, wide, depth, sums);
+      for (int32_t i = 0; i < 4; i++) {
+        index_insert(found, row + i, (float)sums[i] * gallery->inverse_norms[row + i]);
+      }
     }
   }
 #endif
