@@ -22,9 +22,13 @@ from targets.sensitivity import MARGIN_DB
 from targets.target import get_target
 
 ROUNDS = 5
-TIMEOUT_S = 300.0
+TIMEOUT_S = 90.0  # after which no other round begins
+RANKING_S = 30.0  # of those, for the ranking
 FIRST_SHARE = 0.05  # of the layers, where the simulation says that none must stay float and the file says otherwise
-LARGEST_SHARE = 0.5  # with more of the layers in float it is no int8 file any more
+LARGEST_SHARE = 0.7  # with more of the layers in float it is no int8 file any more
+
+
+UNTRIED = "a file with layers in float was not tried: ranking them took all of the time that there is"
 
 
 @dataclass(frozen=True)
@@ -76,21 +80,29 @@ def repair(
     try:
         ranking, first = _rank(bundle, failed, settings)
     except sandbox.SandboxError as error:
-        say(f"the search for layers that hurt failed: {error.reason}")
-        return failed
+        return _explained(failed, f"the search for layers that hurt failed: {error.reason}")
     last, tried, count = failed, 0, first or max(1, round(FIRST_SHARE * len(ranking)))
+    most = max(1, int(LARGEST_SHARE * len(ranking)))
     for _ in range(ROUNDS):
-        if count > LARGEST_SHARE * len(ranking) or time.monotonic() - start > TIMEOUT_S:
+        if tried == most or time.monotonic() - start > TIMEOUT_S:
             break
+        count = min(count, most)  # the simulation may ask for more than the file needs
         say(f"{cell.runtime} int8 again, with {count} of {len(ranking)} layers in float")
         last, tried = attempt(cell.with_options(exclude_layers=ranking[:count])), count
         if last.whole.status not in ("rejected", "failed"):
             return last
         count *= 2
-    if not tried:
-        return failed
-    reason = f"{last.whole.reason}; so it is with {tried} of {len(ranking)} layers in float"
-    return replace(last, rows=[*last.rows[:-1], last.whole.model_copy(update={"reason": reason})])
+    return _explained(last, f"so it is with {tried} of {len(ranking)} layers in float" if tried else UNTRIED)
+
+
+def _explained(attempt: Attempt, why: str) -> Attempt:
+    """The attempt with `why` behind the reasons of its rejected rows, of graphs as of the whole student."""
+
+    def explained(row: Record) -> Record:
+        bad = row.status in ("rejected", "failed")
+        return row.model_copy(update={"reason": f"{row.reason}; {why}"}) if bad else row
+
+    return replace(attempt, rows=[explained(row) for row in attempt.rows])
 
 
 def _rank(bundle: Bundle, failed: Attempt, settings: dict[str, Any]) -> tuple[list[str], int]:
@@ -105,9 +117,9 @@ def _rank(bundle: Bundle, failed: Attempt, settings: dict[str, Any]) -> tuple[li
     for name in graphs:
         arguments = {
             "bundle": str(bundle.path), "graph": name, "limit_db": limit_db,
-            "timeout_s": TIMEOUT_S / 3 / len(graphs), **more,
+            "timeout_s": RANKING_S / len(graphs), **more,
         }  # fmt: skip
-        found = sandbox.call(function, arguments, doing=f"ranking the layers of {name}", timeout_s=TIMEOUT_S).value
+        found = sandbox.call(function, arguments, doing=f"ranking the layers of {name}", timeout_s=2 * TIMEOUT_S).value
         alone.update(found["alone_db"])
         count += len(found["excluded"] or ())
     return sorted(alone, key=lambda layer: alone[layer]), count
