@@ -75,13 +75,13 @@ def generate(model: Model, name: str) -> Generated:
     )
 
 
-def write(generated: Generated, out: Path) -> tuple[str, ...]:
-    """Write the files of one model into an existing directory; gives their names."""
+def write(generated: Generated, out: Path, optimization: str = "O2") -> tuple[str, ...]:
+    """Write the files of one model into an existing directory; gives their names. `optimization`: the Makefile's."""
     texts = {
         "model.c": translation_unit([generated]),
         "model.h": header(generated),
         "main.c": _main(generated),
-        "Makefile": _template("Makefile"),
+        "Makefile": _template("Makefile", optimization=optimization),
     }
     for file, text in texts.items():
         with atomic_file(out / file) as temporary:

@@ -44,7 +44,7 @@ class C:
     def compile(self, source: GraphSource, out: Path, precision: str, options: Mapping[str, Any]) -> CompiledGraph:
         """model.c, model.h, main.c, Makefile and model.json; beside them the model.tflite that they were made of."""
         check_options(options, OPTIONS, self.name)
-        choice(options, "optimization", ("O2", "O3"))
+        optimization = choice(options, "optimization", ("O2", "O3"))
         from targets.c.generate import description, generate, write
         from targets.tflite import compile_int8
         from targets.tflite.schema import read_model
@@ -56,7 +56,7 @@ class C:
             except (UnsupportedOperator, RequestError) as error:  # the reason names each operator and its place
                 return CompiledGraph((), "int8", problem=str(error))
             shutil.copyfile(Path(folder) / "model.tflite", out / "model.tflite")
-        files = write(generated, out)
+        files = write(generated, out, optimization)
         about = description(generated)
         return CompiledGraph(
             files,

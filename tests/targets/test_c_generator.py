@@ -66,11 +66,12 @@ def test_the_files_compile_as_they_are_and_main_runs(tmp_path: Path) -> None:
     assert len((tmp_path / "main.c").read_text().splitlines()) <= 20
 
 
-def test_the_makefile_builds_for_cortex_m(tmp_path: Path) -> None:
+def test_the_makefile_builds_for_cortex_m_with_the_artifacts_optimisation(tmp_path: Path) -> None:
     need("arm-none-eabi-gcc")
-    write(generate(read_model(residual()), "net"), tmp_path)
+    write(generate(read_model(residual()), "net"), tmp_path, "O3")
     for core in ("m0plus", "m3", "m4", "m7", "m33", "m55"):
-        subprocess.run(["make", "-s", f"cortex-{core}.o"], cwd=tmp_path, check=True, capture_output=True)
+        done = subprocess.run(["make", f"cortex-{core}.o"], cwd=tmp_path, check=True, capture_output=True, text=True)
+        assert " -O3 " in done.stdout
 
 
 def test_the_header_and_model_json_say_what_a_caller_needs(tmp_path: Path) -> None:

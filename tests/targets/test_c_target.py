@@ -81,6 +81,8 @@ def test_a_trained_network_is_verified_as_c(built: Artifact, shape_bundle: Bundl
     session = built.session("net")
     assert session.details["runtime"] == "c" and session.details["provider"].startswith("CPU (gcc ")
     assert session.details["threads"] == 1 and session.details["optimization"] == "O3"
+    makefile = (built.files("net")[0].parent / "Makefile").read_text()
+    assert "OPTIMIZATION = -O3\n" in makefile, "the artifact's own option"
 
 
 def test_the_session_is_tflite_micro_with_the_border_quantised(built: Artifact, shape_bundle: Bundle) -> None:
