@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from compressor.data.sketch import pack_sketches
+from compressor.tasks.sketch.glue import GALLERY, INDEX, Glue
+from compressor.tasks.sketch.index import Index
 from compressor.tasks.sketch.raster import MINIMUM_WIDTH_PX, rasterise_batch
-from compressor.tasks.sketch.teacher import accuracy_at_1
+from compressor.tasks.sketch.selector_export import add_selector
 from compressor.tasks.sketch.views import resize_pixels
 from profiles.flops import count_module
+from targets.glue import GraphCall
+from targets.graph import Arrays
 
 if TYPE_CHECKING:
     from compressor.tasks.sketch.task import Task
@@ -30,27 +36,59 @@ def export(task: Task, writer: BundleWriter) -> None:
     task.student.cpu().eval()
     for px in deploy.canvases:
         _add_encoder(task, writer, px)
-    query = f"encoder_{deploy.canvas_px}"
-    writer.uses({"query": {query: 1}})
+    names = [f"encoder_{px}" for px in deploy.canvases]
     if task.config.gallery == "student":
         _add_photo_encoder(task, writer)
         writer.uses({"index": {"photo_encoder": 1}})
-    writer.settings(
-        {
-            "selector": {"kind": "fixed", "canvas_px": deploy.canvas_px},
-            "gallery": task.config.gallery,
-            "normalise": {"mean": 0.0, "std": 1.0},
-            "photo_normalise": {"mean": [0.0] * 3, "std": [1.0] * 3},
-            "minimum_width_px": MINIMUM_WIDTH_PX,
-        }
-    )
+        names.append("photo_encoder")
+    settings = {
+        "selector": {"kind": "fixed", "canvas_px": deploy.canvas_px},
+        "gallery": task.config.gallery,
+        "index": deploy.index,
+        "normalise": {"mean": 0.0, "std": 1.0},
+        "photo_normalise": {"mean": [0.0] * 3, "std": [1.0] * 3},
+        "minimum_width_px": MINIMUM_WIDTH_PX,
+    }
+    if task.selector is not None:
+        names += add_selector(task, task.selector, writer)
+        settings["selector"] = task.selector.settings_for_glue()
+    writer.settings(settings)
+    student = FloatStudent({name: writer.reference(name) for name in names}, settings)
     teacher_value = 0.0
     for part in ("validation", "test"):
-        teacher_value = _add_split(task, writer, part)
-    writer.asset("gallery.npz", _gallery(task, np.arange(len(task.pairs))))
+        teacher_value = _add_split(task, writer, part, student)
+    gallery = _gallery(task, np.arange(len(task.pairs)))
+    if deploy.index == "int8" and "embeddings" in gallery:
+        index = Index.build(gallery["embeddings"], gallery["labels"].tolist())
+        writer.asset(INDEX, index.arrays())
+    else:
+        writer.asset(GALLERY, gallery)
     _describe_teacher(task, writer, teacher_value)
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     writer.lineage({**task.describe(), "versions": versions})
+
+
+class FloatStudent:
+    """The bundle's graphs in float, joined by the glue; counts how often a query calls each."""
+
+    def __init__(self, graphs: Mapping[str, GraphCall], settings: Mapping[str, Any]) -> None:
+        self.calls: Counter[str] = Counter()
+        self.glue = Glue({name: self._counted(name, graph) for name, graph in graphs.items()}, settings, None)
+
+    def _counted(self, name: str, graph: GraphCall) -> GraphCall:
+        def call(feeds: Arrays) -> dict[str, np.ndarray]:
+            self.calls[name] += len(next(iter(feeds.values())))
+            return graph(feeds)
+
+        return call
+
+    def evaluate(self, arrays: Arrays) -> tuple[float, dict[str, float]]:
+        """acc@1 on a split's arrays, and the mean number of calls per query of every graph that was called."""
+        self.calls.clear()
+        value = self.glue.evaluate(arrays).value
+        queries = len(arrays["truth"])
+        calls = {name: count / queries for name, count in self.calls.items() if name != "photo_encoder"}
+        return value, dict(sorted(calls.items()))
 
 
 def _add_encoder(task: Task, writer: BundleWriter, px: int) -> None:
@@ -98,8 +136,11 @@ def _gallery(task: Task, indices: np.ndarray) -> dict[str, np.ndarray]:
     return {"labels": labels, "embeddings": np.array(task.targets["photos"][indices])}
 
 
-def _add_split(task: Task, writer: BundleWriter, part: str) -> float:
-    """The arrays that the glue evaluates, the teacher's and the student's acc@1. Returns the teacher's."""
+def _add_split(task: Task, writer: BundleWriter, part: str, student: FloatStudent) -> float:
+    """The arrays that the glue evaluates, the teacher's and the student's acc@1. Returns the teacher's.
+
+    How often a query calls each graph is what the selector chose on the validation part.
+    """
     indices: np.ndarray = getattr(task.split, part)
     photos = task.pairs.photos(indices)[:, task.gallery_vendor]
     arrays: dict[str, Any] = pack_sketches([task.sketches[index] for index in indices])
@@ -109,8 +150,10 @@ def _add_split(task: Task, writer: BundleWriter, part: str) -> float:
     arrays["gallery_thumbs"] = resize_pixels(photos, THUMB_PX)
     teacher_value = task.teacher_accuracy(indices, CPU)
     writer.split(part, arrays, teacher_value=teacher_value)
-    queries, gallery = task.student_embeddings(indices, task.config.deploy.canvas_px, CPU)
-    writer.metric("acc@1", accuracy_at_1(queries, gallery), split=part, n=len(indices), of="student")
+    value, calls = student.evaluate(arrays)
+    if part == "validation":
+        writer.uses({"query": calls})
+    writer.metric("acc@1", value, split=part, n=len(indices), of="student")
     writer.metric("acc@1", teacher_value, split=part, n=len(indices), of="teacher")
     return teacher_value
 

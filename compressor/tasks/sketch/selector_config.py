@@ -39,7 +39,9 @@ class SelectorConfig(Section):
     usefulness: Literal["reciprocal_rank", "probability", "accuracy"] = Field(
         default="reciprocal_rank", description="the paper's 1 / rank, or a smoother or harder number"
     )
-    hidden: int = Field(default=16, ge=0, description="units of the GRU or of the hidden layer; 0: a linear policy")
+    hidden: int | None = Field(
+        default=None, ge=0, description="units of the GRU or of a hidden layer (0: linear); null: 16 for gru, else 0"
+    )
     points: int = Field(default=40, ge=1, description="that the GRU reads at most")
     tolerance: float = Field(default=0.01, ge=0, description="of the simplification, as a share of the canvas")
     fuse: bool = Field(default=True, description="cascade, gate: search with the sum of the looks' embeddings")
@@ -59,8 +61,15 @@ class SelectorConfig(Section):
         default="exact", description="the expectation over canvases, or a sampled one as in the paper"
     )
     baseline: Literal["none", "mean", "self_critical"] = Field(default="mean", description="of reinforce")
-    entropy: float = Field(default=0.003, ge=0, description="bonus for undecided policies")
+    entropy: float = Field(
+        default=0.02, ge=0, description="bonus for undecided policies; with too little they settle before they learn"
+    )
     optimizer: SelectorOptimizerConfig = SelectorOptimizerConfig()
+
+    @property
+    def units(self) -> int:
+        """`hidden`, or its default. A hidden layer on a thousand noisy rewards gained less than none (a pilot)."""
+        return self.hidden if self.hidden is not None else 16 if self.kind == "gru" else 0
 
     @property
     def combined(self) -> Combine:
@@ -83,5 +92,5 @@ def check_selector(selector: SelectorConfig, deployed: Sequence[int]) -> None:
         raise ValueError(f"selector.canvases has {unknown[0]} px, which deploy.canvases does not have")
     if len(set(selector.canvases or deployed)) < 2:
         raise ValueError(f"selector.kind: {selector.kind} needs at least two canvases to choose from (deploy.canvases)")
-    if selector.kind == "gru" and not selector.hidden:
+    if selector.kind == "gru" and not selector.units:
         raise ValueError("selector.hidden: a GRU needs at least one unit")

@@ -80,7 +80,7 @@ class SelectorStage(Stage):
             settings = self.settings
             seed_globally(self.task.config.seed, "selector")
             copies = [
-                build_policy(settings.kind, len(self.canvases), settings.hidden) for _ in range(settings.folds + 1)
+                build_policy(settings.kind, len(self.canvases), settings.units) for _ in range(settings.folds + 1)
             ]
             self._policy = CrossFitted(copies)
         return self._policy
@@ -193,7 +193,7 @@ class SelectorStage(Stage):
         settings = self.settings
         common = {"kind": settings.kind, "canvases": list(self.canvases), "tolerance": settings.tolerance}
         if settings.kind == "gru":
-            return {**common, "points": settings.points, "hidden": settings.hidden}
+            return {**common, "points": settings.points, "hidden": settings.units}
         assert self.scale is not None
         return {**common, **self.scale.to_settings()} | (
             {"combine": settings.combined} if settings.kind == "gate" else {}
