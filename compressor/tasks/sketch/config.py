@@ -70,6 +70,9 @@ class TeacherStageConfig(Section):
 
     steps: int = Field(..., ge=0)
     batch: int = Field(default=64, ge=2, description="pairs per process")
+    canvas_px: int | None = Field(
+        default=None, ge=16, description="while training; null: teacher.canvas_px. A smaller one saves time"
+    )
     optimizer: OptimizerConfig
     head_lr_factor: float = Field(default=4.0, gt=0)
     temperature: float = Field(default=0.07, gt=0)

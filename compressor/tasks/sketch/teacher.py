@@ -122,7 +122,7 @@ class TeacherStage(Stage):
             for index, flip in zip(chosen, mirrored, strict=True)
         ]
         photos = np.stack([self._photo(int(index), rng) for index in chosen])
-        px = task.config.teacher.canvas_px
+        px = settings.canvas_px or task.config.teacher.canvas_px
         return {
             "sketches": draw(sketches, px),
             "photos": vary_photos(photos, px, rng, settings.photo_strength, mirrored),
