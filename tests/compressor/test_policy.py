@@ -67,3 +67,11 @@ def test_a_runtime_with_one_precision_and_one_without_any() -> None:
 def test_where_nothing_can_run_the_lowest_precision_is_kept_and_its_speed_is_left_open() -> None:
     (choice,) = choose([record("fp32", "built", artifact_bytes=100), record("int8", "built", artifact_bytes=300)])
     assert choice.kept == "int8" and "must be measured on the device" in choice.because
+
+
+def test_what_ran_without_a_clock_is_decided_by_size_in_one_sentence() -> None:
+    (choice,) = choose([record("fp32", artifact_bytes=300), record("int8", artifact_bytes=100)])
+    assert choice.sentence() == (
+        "r: int8 is kept, it is smaller than fp32 (100 bytes against 300), and how fast it is was not measured here; "
+        "fp32 is not, int8 is smaller than fp32 (100 bytes against 300), and how fast it is was not measured here"
+    )

@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 
 from compressor.bench import BenchRequest, bench
+from compressor.repair import Attempt, Combination, repair
 from compressor.terminal import print_table
+from profiles.device import load_device
+from profiles.results import Record
 from profiles.storage import read_json
+from targets.artifact import Artifact
+from targets.bundle import Bundle
 from tests.targets.outlier import write_outlier
 
 DEVICE = """
@@ -57,3 +62,23 @@ def test_int8_that_was_asked_for_by_name_is_int8_or_rejected(folder: Path) -> No
     (whole,) = [record for record in results.records if record.graph == "*"]
     assert whole.status == "rejected" and whole.reason is not None and "signal to noise" in whole.reason
     print_table(results)
+
+
+def test_where_no_file_passes_every_row_says_how_many_layers_were_left_in_float(folder: Path) -> None:
+    results = bench(request(folder, "hopeless", ["int8"]))
+    artifact = Artifact.open(folder / "hopeless/artifacts/outlier/desk/onnx-int8")
+    failed = Attempt(list(results.records), artifact, None)
+    tried: list[list[str]] = []
+
+    def attempt(cell: Combination) -> Attempt:
+        tried.append(cell.device.runtimes["onnx"].options["exclude_layers"])
+        return failed
+
+    cell = Combination(load_device(str(folder / "desk.yaml")), "onnx", "int8")
+    found = repair(Bundle.open(folder / "hopeless/bundle"), cell, failed, attempt)
+    assert [len(layers) for layers in tried] == [1, 2] and tried[0] == ["second"]  # of three: two are the most
+    assert all(row.reason == f"{was.reason}; so it is with 2 of 3 layers in float" for row, was in rows(found, failed))
+
+
+def rows(found: Attempt, before: Attempt) -> list[tuple[Record, Record]]:
+    return list(zip(found.rows, before.rows, strict=True))
