@@ -9,49 +9,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compressor.data.sketch import Sketch, pack_sketches
+from compressor.data.sketch import Sketch
 from compressor.tasks.sketch.firmware import Capacity, request, write_index, write_student
 from compressor.tasks.sketch.firmware.programs import hexadecimal
 from compressor.tasks.sketch.index import Index
 from compressor.tasks.sketch.raster import rasterise
 from profiles.device import Device
 from profiles.errors import RequestError
-from profiles.storage import read_json, save_npz, sha256_tree, write_json
+from profiles.storage import read_json
 from targets.artifact import Artifact
 from targets.c.runtime import CSession
 from targets.firmware import Emulator, build, profile
 from targets.firmware.query import program_writer
-from targets.graph import Graph, TensorSpec
 from targets.runners import get_runner
+from tests.compressor.sketch_toy import DEPTH, NORMALISE, graph_of, random_index, random_sketches, write_toy
 from tests.tools import need, need_module
 
-CANVAS_PX, DEPTH, K = 8, 12, 4
-SETTINGS = {"selector": {"kind": "fixed", "canvas_px": CANVAS_PX}, "normalise": {"mean": 0.1, "std": 0.7}}
+CANVAS_PX, K = 8, 4
+FIXED = {"kind": "fixed", "canvas_px": CANVAS_PX}
 GRAPH = f"encoder_{CANVAS_PX}"
-GRAPH_SPEC = Graph(
-    GRAPH,
-    (TensorSpec("canvas", "float32", ("batch", 1, CANVAS_PX, CANVAS_PX)),),
-    (TensorSpec("embedding", "float32", ("batch", DEPTH)),),
-)
-CORES = [
-    pytest.param(core, marks=() if core in ("m3", "m4") else pytest.mark.slow) for core in ("m3", "m4", "m33", "m55")
-]
-
-
-def random_index(rng: np.random.Generator, rows: int, depth: int) -> Index:
-    """With a few rows twice, so that equal scores happen."""
-    embeddings = rng.standard_normal((rows, depth)).astype(np.float32)
-    embeddings[rows // 2 : rows // 2 + 5] = embeddings[:5]
-    return Index.build(embeddings, range(rows))
-
-
-def random_sketches(count: int) -> list[Sketch]:
-    """A line, a dot, and a line or a filled shape."""
-    rng = np.random.default_rng(6)
-    return [
-        Sketch.from_strokes([rng.uniform(0, 1, (n, 2)) for n in (5, 1, 6)], rng.uniform(0, 0.3, 3), [0, 0, number % 2])
-        for number in range(count)
-    ]
+CORES = [pytest.param(core, marks=() if core == "m4" else pytest.mark.slow) for core in ("m3", "m4", "m33", "m55")]
 
 
 def split_answer(reply: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -106,49 +83,10 @@ def test_the_index_on_an_emulated_core_finds_the_same_photos_in_the_same_order(c
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory) -> tuple[Artifact, Index]:
-    """A student whose encoder is one matrix, as generated C, and a gallery of random photos."""
+    """One canvas, one encoder."""
+    need("gcc")
     need_module("ai_edge_litert")
-    from targets.c.generate import generate, write
-    from targets.tflite.schema import read_model
-    from tests.targets.tflite_builder import Spec
-    from tests.targets.tflite_builder import build as build_tflite
-
-    rng = np.random.default_rng(3)
-    pixels = CANVAS_PX * CANVAS_PX
-    canvas = Spec((1, pixels), scale=0.0057, zero_point=-103)
-    weights = Spec((DEPTH, pixels), scale=0.01, data=rng.integers(-127, 128, (DEPTH, pixels)).astype(np.int8))
-    embedding = Spec((1, DEPTH), scale=0.05, zero_point=11)
-    raw = build_tflite("FULLY_CONNECTED", [canvas, weights, None], [embedding])
-    path = tmp_path_factory.mktemp("artifact")
-    folder = path / "graphs" / GRAPH
-    folder.mkdir(parents=True)
-    write(generate(read_model(raw), "encoder"), folder)
-    index = random_index(rng, 50, DEPTH)
-    # a split of three sketches and its own gallery, beside the larger one that the device looks in
-    arrays = {**pack_sketches(random_sketches(3)), "truth": np.arange(3), "gallery": index.codes[:3].astype(np.float32)}
-    save_npz(path / "eval.npz", arrays)
-    (path / "assets").mkdir()
-    save_npz(path / "assets" / "gallery.npz", {"embeddings": index.codes.astype(np.float32)})
-    session = CSession(GRAPH_SPEC, folder, "O2")
-    canvases = {"canvas": np.stack([rasterise(sketch, CANVAS_PX) for sketch in random_sketches(4)])[:, None]}
-    golden = {
-        f"{GRAPH}/inputs/canvas": canvases["canvas"],
-        f"{GRAPH}/outputs/embedding": session(canvases)["embedding"],
-    }
-    save_npz(path / "golden.npz", golden)
-    entry = {
-        **GRAPH_SPEC.to_json(), "status": "built", "reason": None, "precision": "int8", "notes": [], "options": {},
-        "files": [f"graphs/{GRAPH}/{name}" for name in ("model.c", "model.h", "model.json")], "bytes": 1,
-        "sha256": "0" * 64, "parity": None, "ran_on": None,
-    }  # fmt: skip
-    manifest = {
-        "format": 1, "student": "toy", "task": "sketch", "glue": "sketch", "settings": SETTINGS,
-        "uses": {"query": {GRAPH: 1}}, "inputs": "real", "random_weights": False, "has_metric": True,
-        "teacher_values": {}, "device": "board", "runtime": "c", "runtime_version": "1", "precision_requested": "int8",
-        "graphs": {GRAPH: entry}, "files": sha256_tree(path), "status": "built", "reason": None, "sha256": "0" * 64,
-    }  # fmt: skip
-    write_json(path / "artifact.json", manifest)
-    return Artifact.open(path), index
+    return write_toy(tmp_path_factory.mktemp("artifact"), [CANVAS_PX], FIXED)
 
 
 def answers_in_python(student: tuple[Artifact, Index], sketches: list[Sketch]) -> list[np.ndarray]:
@@ -156,9 +94,9 @@ def answers_in_python(student: tuple[Artifact, Index], sketches: list[Sketch]) -
     artifact, index = student
     folder = artifact.files(GRAPH)[0].parent
     scale = read_json(folder / "model.json")["outputs"][0]["scale"]
-    mean, std = np.float32(SETTINGS["normalise"]["mean"]), np.float32(SETTINGS["normalise"]["std"])
+    mean, std = np.float32(NORMALISE["mean"]), np.float32(NORMALISE["std"])
     canvases = np.stack([rasterise(sketch, CANVAS_PX) for sketch in sketches])[:, None]
-    embeddings = CSession(GRAPH_SPEC, folder, "O2")({"canvas": (canvases - mean) / std})["embedding"]
+    embeddings = CSession(graph_of(CANVAS_PX), folder, "O2")({"canvas": (canvases - mean) / std})["embedding"]
     steps = np.rint(embeddings / np.float32(scale)).astype(np.int16)
     return [index.search(own, K)[0] for own in steps]
 
@@ -174,6 +112,32 @@ def test_the_whole_query_on_an_emulated_core_answers_as_the_steps_do_in_python(c
     assert rows == [answer.tolist() for answer in answers_in_python(student, sketches)]
     assert len({tuple(own) for own in rows}) > 4
     assert found.instructions is not None and len(set(found.instructions)) > 4  # drawing depends on the sketch
+
+
+@pytest.mark.parametrize(
+    ("measure", "combine"),
+    [("margin", "first"), ("entropy", "all"), pytest.param("margin", "last", marks=pytest.mark.slow)],
+)
+def test_a_cascade_looks_again_where_the_glue_does_and_finds_what_it_finds(measure, combine, tmp_path):
+    need("qemu-system-arm", "arm-none-eabi-gcc", "gcc")
+    need_module("ai_edge_litert")
+    canvases = [8, 16, 24]
+    thresholds = [0.1, 0.2] if measure == "margin" else [-0.5, -0.2]
+    selector = {"kind": "cascade", "canvases": canvases, "thresholds": thresholds, "measure": measure}
+    artifact, index = write_toy(tmp_path, canvases, {**selector, "combine": combine})
+    sketches, capacity = random_sketches(24), Capacity(points=40, strokes=4)
+    firmware = build(write_student(tmp_path / "model", artifact, index, capacity), "m4", "O2", tmp_path / "m4")
+    found = profile(firmware, [request(sketch, capacity) for sketch in sketches])
+    student = artifact.student()
+    answers = [student(sketch) for sketch in sketches]
+    looks = np.array([canvases.index(answer.canvas_px) for answer in answers])
+    assert set(looks) == {0, 1, 2}
+    # each further look costs more than all that differs between sketches
+    assert found.instructions is not None
+    ranges = [np.array(found.instructions)[looks == number] for number in range(3)]
+    assert ranges[0].max() < ranges[1].min() and ranges[1].max() < ranges[2].min()
+    rows = [split_answer(reply)[0] for reply in found.outputs]
+    assert sum(own[0] == answer.indices[0] for own, answer in zip(rows, answers, strict=True)) >= 23
 
 
 def test_a_query_of_the_measured_student_is_the_whole_program_with_its_glue(student):
@@ -206,7 +170,7 @@ def test_only_tasks_that_write_programs_have_one():
 def test_a_student_that_has_no_such_program_is_refused(student, tmp_path):
     artifact, index = student
     other = Artifact(artifact.path, {**artifact.manifest, "settings": {"selector": {"kind": "gru"}}})
-    with pytest.raises(RequestError, match="fixed canvas, not of gru"):
+    with pytest.raises(RequestError, match="not for c and gru"):
         write_student(tmp_path / "gru", other, index, Capacity())
     narrow = Index(index.codes[:, :5], index.labels)
     with pytest.raises(RequestError, match="rows of 5"):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,9 @@ import numpy as np
 from compressor.tasks.sketch.firmware.frames import NAME, Capacity, port, request, sketch_ports, write_program
 from compressor.tasks.sketch.index import Index
 from compressor.tasks.sketch.raster import MINIMUM_WIDTH_PX
+from compressor.tasks.sketch.selector_features import NEAREST, TEMPERATURE
 from profiles.errors import RequestError
-from profiles.storage import read_json
+from profiles.storage import atomic_file, read_json
 
 if TYPE_CHECKING:
     from targets.artifact import Artifact
@@ -45,43 +45,74 @@ def write_index(out: Path, index: Index, k: int, zero_point: int) -> Path:
 def write_student(out: Path, artifact: Artifact, index: Index, capacity: Capacity, k: int = 10) -> Path:
     """Write a student's whole query as a model into `out`, which is made: a sketch -> the k nearest rows, scores.
 
-    `artifact`: an int8 student of the runtime c with a fixed canvas. A score is the cosine times the length of the
-    embedding in int8 steps. Gives `out`. Raises RequestError for another student, or one whose encoder did not compile.
+    `artifact`: an int8 student of the runtime c whose selector is "fixed" or "cascade". A score is the cosine times the
+    length of what was looked for, in int8 steps. At least as many rows as a cascade reads are given, if there are so
+    many. Gives `out`. Raises RequestError for another student, or one whose encoders did not compile.
     """
     settings = artifact.manifest["settings"]
-    if artifact.runtime != "c" or settings["selector"]["kind"] != "fixed":
-        kind = settings["selector"]["kind"]
-        raise RequestError(f"{artifact.path}: whole queries are made of runtime c with a fixed canvas, not of {kind}")
-    canvas_px = int(settings["selector"]["canvas_px"])
-    graph = f"encoder_{canvas_px}"
-    if not artifact.files(graph):
-        raise RequestError(f"{artifact.path}: graph {graph} was not compiled")
-    folder = artifact.files(graph)[0].parent
-    about = read_json(folder / "model.json")
-    (seen,), (embedding,) = about["inputs"], about["outputs"]
-    if int(np.prod(embedding["shape"])) != index.codes.shape[1]:
-        raise RequestError(f"{graph} gives {embedding['shape']}, the index has rows of {index.codes.shape[1]}")
+    selector = settings["selector"]
+    if artifact.runtime != "c" or selector["kind"] not in ("fixed", "cascade"):
+        raise RequestError(
+            f"{artifact.path}: whole queries are written for runtime c and the selectors fixed and cascade, not for "
+            f"{artifact.runtime} and {selector['kind']}"
+        )
+    if selector["kind"] == "fixed":
+        selector = {"canvases": [selector["canvas_px"]], "thresholds": [], "measure": "margin", "combine": "last"}
+    canvases = [int(px) for px in selector["canvases"]]
+    folders = [_folder(artifact, px) for px in canvases]
     normalise: Mapping[str, Any] = settings.get("normalise", {"mean": 0.0, "std": 1.0})
-    k = min(k, len(index))
+    k = min(max(k, NEAREST if len(canvases) > 1 else 1), len(index))
     values = {
-        "title": f"{artifact.student_name}, {canvas_px} x {canvas_px} pixels, {len(index)} photos",
+        "title": f"{artifact.student_name}, {', '.join(map(str, canvases))} px, {len(index)} photos",
         "name": NAME,
         "gallery": gallery_in_c(index),
-        "size": canvas_px,
+        "largest_px": max(canvases),
         "k": k,
+        "nearest": NEAREST,
+        "combine": selector["combine"].upper(),
+        "measure": selector["measure"].upper(),
+        "temperature": hexadecimal(TEMPERATURE),
+        "looks": "\n".join(_look(px, folder, index) for px, folder in zip(canvases, folders, strict=True)),
+        "thresholds": ", ".join(f"{hexadecimal(value)}f" for value in (*selector["thresholds"], 0.0)),
         "minimum_width_px": hexadecimal(settings.get("minimum_width_px", MINIMUM_WIDTH_PX)),
         "mean": hexadecimal(normalise["mean"]),
         "std": hexadecimal(normalise["std"]),
-        "encoder": about["name"],
-        "input_scale": hexadecimal(seen["scale"]),
-        "input_zero_point": seen["zero_point"],
-        "output_zero_point": embedding["zero_point"],
         **vars(capacity),
     }
     write_program(out, "student_model.c", values, ("index.h", "raster.h"), sketch_ports(capacity), _answers(k))
-    shutil.copyfile(folder / "model.c", out / "encoder.c")
-    shutil.copyfile(folder / "model.h", out / "model.h")
+    _write_encoders(out, folders)
     return out
+
+
+def _folder(artifact: Artifact, canvas_px: int) -> Path:
+    graph = f"encoder_{canvas_px}"
+    if not artifact.files(graph):
+        raise RequestError(f"{artifact.path}: graph {graph} was not compiled")
+    return artifact.files(graph)[0].parent
+
+
+def _look(canvas_px: int, folder: Path, index: Index) -> str:
+    """A line of the table of looks."""
+    about = read_json(folder / "model.json")
+    (seen,), (embedding,), name = about["inputs"], about["outputs"], about["name"]
+    if int(np.prod(embedding["shape"])) != index.codes.shape[1]:
+        raise RequestError(f"{name} gives {embedding['shape']}, the index has rows of {index.codes.shape[1]}")
+    functions = ", ".join(f"{name}_{what}" for what in ("run", "input", "output"))
+    numbers = f"{hexadecimal(seen['scale'])}f, {seen['zero_point']}, {embedding['zero_point']}"
+    return f"  {{{canvas_px}, {numbers}, {functions}}},"
+
+
+def _write_encoders(out: Path, folders: Sequence[Path]) -> None:
+    """encoders.c: the artifact's encoders in one file, so that each kernel is there once; and their header."""
+    from targets.c.generate import generate, header, translation_unit
+    from targets.tflite.schema import read_model
+
+    models = [
+        generate(read_model(folder / "model.tflite"), read_json(folder / "model.json")["name"]) for folder in folders
+    ]
+    for name, text in (("encoders.c", translation_unit(models)), ("model.h", "\n".join(map(header, models)))):
+        with atomic_file(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def query_program(

@@ -1,41 +1,116 @@
-/* A whole query as a model: a sketch is drawn, encoded and looked for in the gallery. $title.
+/* A whole query as a model: a sketch is drawn, encoded and looked for in the gallery, on one canvas after the other while
+ * the answer leaves a doubt (selector "cascade"), or on one canvas only ("fixed"). $title.
  * SPDX-License-Identifier: Apache-2.0 */
-#include "encoder.c"
+#include <math.h>
+
+#include "encoders.c"
 #include "index.h"
 #include "raster.h"
 
 $gallery
 
-enum { POINTS = $points, STROKES = $strokes, SIZE = $size, K = $k };
+enum { POINTS = $points, STROKES = $strokes, LARGEST = $largest_px, K = $k, NEAREST = $nearest };
+enum { LAST, FIRST, ALL, COMBINE = $combine };  /* what is looked for after several looks */
+enum { MARGIN, ENTROPY, MEASURE = $measure };   /* how sure a look is */
+
+/* A canvas and its encoder: the scale and zero point of its input, the zero point of its output. */
+struct look {
+  int32_t size;
+  float scale;
+  int32_t zero_point, output_zero_point;
+  void (*run)(void);
+  void *(*input)(int index);
+  void *(*output)(int index);
+};
+
+static const struct look looks[] = {
+$looks
+};
+enum { LOOKS = (int)(sizeof looks / sizeof looks[0]) };
+static const float thresholds[LOOKS] = {$thresholds}; /* the last is not used */
 
 static float points[2 * POINTS], widths[STROKES];
 static int32_t offsets[STROKES + 1], filled[STROKES], strokes;
-static float canvas[SIZE * SIZE], edge[SIZE * SIZE];
-static int16_t winding[SIZE * (SIZE + 1)];
+static float canvas[LARGEST * LARGEST], edge[LARGEST * LARGEST];
+static int16_t winding[LARGEST * (LARGEST + 1)];
 static int16_t wide[GALLERY_DEPTH] __attribute__((aligned(4)));
 static int32_t rows[K];
 static float scores[K];
+static float total[COMBINE == LAST ? 1 : GALLERY_DEPTH];
+static int8_t asked[COMBINE == LAST ? 1 : GALLERY_DEPTH] __attribute__((aligned(4)));
 
-/* The encoder's input: (ink - mean) / std, to the nearest step (ties to even) of its scale, and its zero point. */
-static int8_t see(float ink) {
-  const float limit = 1024.0f, magic = 12582912.0f; /* 3 * 2^22: its neighbours are whole numbers */
-  float steps = (ink - ${mean}f) / ${std}f / ${input_scale}f;
-  steps = raster_most(raster_least(steps, limit), -limit);
-  const int32_t step = (int32_t)((steps + magic) - magic) + $input_zero_point;
+/* To the nearest whole number, ties to even, within 1024 of 0. 3 * 2^22 has only whole numbers as neighbours. */
+static int32_t nearest_whole(float value) {
+  const float limited = raster_most(raster_least(value, 1024.0f), -1024.0f), magic = 12582912.0f;
+  return (int32_t)((limited + magic) - magic);
+}
+
+/* An encoder's input: (ink - mean) / std in steps of its scale, and its zero point. */
+static int8_t see(float ink, const struct look *look) {
+  const int32_t step = nearest_whole((ink - ${mean}f) / ${std}f / look->scale) + look->zero_point;
   return (int8_t)(step < -128 ? -128 : step > 127 ? 127 : step);
 }
 
-void ${name}_run(void) {
+static void encode(const struct look *look) {
   const struct sketch sketch = {points, offsets, widths, filled, strokes};
-  const struct raster raster = {SIZE, canvas, edge, winding};
-  struct found found = {rows, scores, K, 0};
-  memset(canvas, 0, sizeof canvas);
+  const struct raster raster = {look->size, canvas, edge, winding};
+  const int32_t pixels = look->size * look->size;
+  memset(canvas, 0, (size_t)pixels * sizeof(float));
   raster_draw(&sketch, ${minimum_width_px}f, &raster);
-  const int8_t paper = see(0.0f);
-  int8_t *seen = ${encoder}_input(0);
-  for (int i = 0; i < SIZE * SIZE; i++) seen[i] = canvas[i] > 0.0f ? see(canvas[i]) : paper;
-  ${encoder}_run();
-  index_search(&gallery, ${encoder}_output(0), $output_zero_point, wide, &found);
+  const int8_t paper = see(0.0f, look);
+  int8_t *seen = look->input(0);
+  for (int32_t i = 0; i < pixels; i++) seen[i] = canvas[i] > 0.0f ? see(canvas[i], look) : paper;
+  look->run();
+}
+
+static float length_of(const int8_t *query, int32_t zero_point) {
+  int32_t sum = 0;
+  for (int32_t i = 0; i < GALLERY_DEPTH; i++) sum += (query[i] - zero_point) * (query[i] - zero_point);
+  return raster_root((float)sum);
+}
+
+/* The sum of this look's unit vector and those before (of the first, or of all), as int8 over its own range. */
+static void combine(const int8_t *embedding, int32_t zero_point, int32_t level) {
+  const float inverse = 1.0f / raster_most(length_of(embedding, zero_point), 1e-12f);
+  float largest = 1e-12f;
+  for (int32_t pass = 0; pass < 2; pass++) {
+    for (int32_t i = 0; i < GALLERY_DEPTH; i++) {
+      const float own = (float)(embedding[i] - zero_point) * inverse;
+      const float sum = level == 0 ? own : pass == 1 && COMBINE == ALL ? total[i] : total[i] + own;
+      if (pass == 0) largest = raster_most(largest, raster_size(sum));
+      if (pass == 1) asked[i] = (int8_t)nearest_whole(sum * (127.0f / largest));
+      if (pass == 0 && (level == 0 || COMBINE == ALL)) total[i] = sum;
+    }
+  }
+}
+
+/* From the largest cosines, best first: the first less the second, or minus the entropy of the nearest. */
+static float sureness(const struct found *found, float length) {
+  const float inverse = 1.0f / raster_most(length, 1e-12f);
+  if (MEASURE == MARGIN) return (scores[0] - scores[found->count > 1 ? 1 : 0]) * inverse;
+  float weights = 0.0f, weighted = 0.0f;
+  for (int32_t i = 0; i < NEAREST && i < found->count; i++) {
+    const float logit = (scores[i] - scores[0]) * inverse * (1.0f / ${temperature}f);
+    const float weight = expf(logit);
+    weights += weight, weighted += weight * logit;
+  }
+  return weighted / weights - logf(weights);
+}
+
+void ${name}_run(void) {
+  for (int32_t level = 0; level < LOOKS; level++) {
+    const struct look *look = &looks[level];
+    struct found found = {rows, scores, K, 0};
+    encode(look);
+    const int8_t *query = look->output(0);
+    int32_t zero_point = look->output_zero_point;
+    if (COMBINE != LAST && LOOKS > 1) {
+      combine(query, zero_point, level);
+      if (level > 0) query = asked, zero_point = 0;
+    }
+    index_search(&gallery, query, zero_point, wide, &found);
+    if (level + 1 < LOOKS && sureness(&found, length_of(query, zero_point)) >= thresholds[level]) return;
+  }
 }
 
 void *${name}_input(int index) {
