@@ -13,8 +13,8 @@ import torch
 from compressor.allocator import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
     print("no glibc"); sys.exit()
-for step in range(40):
-    if step == 10:
+for step in range(14):
+    if step == 4:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     tensors = [torch.ones(1 << 24) for _ in range(2)]  # 64 MB each: beyond the size at which glibc adapts
     del tensors

@@ -20,6 +20,7 @@ from targets.target import get_target
 from targets.tflite import compile_int8
 from targets.tflite.convert import convert_module
 from targets.tflite.quantize import static_int8
+from targets.tflite.scan import MAX_STEPS
 from targets.tflite.schema import read_model
 from tests.targets.conftest import write_single
 from tests.tools import need_module
@@ -201,7 +202,7 @@ class OneStep(nn.Module):
         return self.cell(x, state)
 
 
-def test_trap_7_a_long_recurrence_is_refused_and_its_cell_converts(tmp_path: Path) -> None:
+def test_trap_7_a_recurrence_of_more_than_8_steps_is_refused_and_its_cell_converts(tmp_path: Path) -> None:
     class Sequence(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -210,11 +211,11 @@ def test_trap_7_a_long_recurrence_is_refused_and_its_cell_converts(tmp_path: Pat
         def forward(self, x: Tensor) -> Tensor:
             return self.gru(x)[0][:, -1]
 
-    samples = np.random.default_rng(0).standard_normal((2, 100, 4)).astype(np.float32)
+    samples = np.random.default_rng(0).standard_normal((2, MAX_STEPS + 1, 4)).astype(np.float32)
     bundle = write_single(tmp_path / "long", Sequence().eval(), {"x": samples}, ("y",))
     reason = TARGET.unsupported(bundle.source("net"), "int8")
-    assert reason is not None and "GRU over 100 time steps" in reason and "cell of one step" in reason
-    short = write_single(tmp_path / "short", Sequence().eval(), {"x": samples[:, :3]}, ("y",))
+    assert reason is not None and "GRU over 9 time steps" in reason and "cell of one step" in reason
+    short = write_single(tmp_path / "short", Sequence().eval(), {"x": samples[:, :MAX_STEPS]}, ("y",))
     assert TARGET.unsupported(short.source("net"), "int8") is None
     Converted(OneStep(), (4,), (6,)).check_integer()
 
