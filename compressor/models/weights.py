@@ -26,9 +26,10 @@ LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage, EfficientNet-B0's
 
 
 def load_weights(encoder: Encoder, network: str, source: str) -> None:
-    """Give an encoder the weights of a data source (its head stays as it is), or all of a teacher trained before.
+    """Give an encoder the weights of a data source (its head stays as it is), or all of one trained before.
 
-    source: a data source's name, fetched if need be, or the path of a .safetensors file with an encoder's whole state.
+    source: a data source's name, fetched if need be, or the path of a .safetensors file with an encoder's whole state,
+    such as a bundle's weights/encoder.safetensors.
     Raises RequestError if there are no such weights or they belong to another network.
     """
     if source.endswith(".safetensors"):
@@ -38,9 +39,9 @@ def load_weights(encoder: Encoder, network: str, source: str) -> None:
 
     files = sorted(fetch(source).glob("*.safetensors"))
     if len(files) != 1:
-        raise RequestError(f"teacher.weights {source}: that source holds no weights")
+        raise RequestError(f"weights {source}: that source holds none")
     if source != "efficientnet-lite0" or network != "timm:tf_efficientnet_lite0":
-        raise RequestError(f"teacher.weights {source}: they are for timm:tf_efficientnet_lite0, not for {network}")
+        raise RequestError(f"weights {source}: they are for timm:tf_efficientnet_lite0, not for {network}")
     _load(encoder.network, efficientnet_lite0_state(_read(files[0])), source, network)
 
 
@@ -51,14 +52,14 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise RequestError(f"teacher.weights {path}: not readable ({error})") from None
+        raise RequestError(f"weights {path}: not readable ({error})") from None
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], source: str, network: str) -> None:
     try:
         module.load_state_dict(state)
     except RuntimeError:  # torch lists every tensor that does not fit
-        raise RequestError(f"teacher.weights {source}: they belong to another network than {network}") from None
+        raise RequestError(f"weights {source}: they belong to another network than {network}") from None
 
 
 def efficientnet_lite0_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -46,6 +46,11 @@ class StudentConfig(Section):
     """`network`: tiny-sketch, timm:NAME, or pruned-teacher (the trained teacher, carved to `macs_ratio`)."""
 
     network: str = "tiny-sketch"
+    weights: str | None = Field(
+        default=None,
+        description="a .safetensors file of a student trained before, such as a bundle's weights/encoder.safetensors; "
+        "with stages.distill.steps=0 it stays as it is",
+    )
     width: float = Field(default=1.0, gt=0)
     in_channels: Literal[1, 3] = 1
     macs_ratio: float | None = Field(default=None, gt=0, lt=1, description="of the teacher's, for pruned-teacher")
@@ -54,6 +59,8 @@ class StudentConfig(Section):
     def _ratio_is_the_pruned_teacher_s(self) -> StudentConfig:
         if (self.network == "pruned-teacher") != (self.macs_ratio is not None):
             raise ValueError("macs_ratio goes with network: pruned-teacher, and only with it")
+        if self.weights is not None and self.network == "pruned-teacher":
+            raise ValueError("a pruned teacher's weights are the teacher's: no student.weights")
         return self
 
 

@@ -117,6 +117,8 @@ class Task(BaseTask):
         encoder = build_encoder(
             student.network, self.config.teacher.embedding_dim, in_channels=student.in_channels, width=student.width
         )
+        if student.weights is not None:
+            load_weights(encoder, student.network, student.weights)
         return encoder.to(memory_format=torch.channels_last)
 
     @property
