@@ -11,7 +11,7 @@ import pytest
 
 from compressor.data.sketch import Sketch
 from compressor.tasks.sketch.firmware import Capacity, request, write_index, write_student
-from compressor.tasks.sketch.firmware.programs import hexadecimal
+from compressor.tasks.sketch.firmware.frames import hexadecimal
 from compressor.tasks.sketch.index import Index
 from compressor.tasks.sketch.raster import rasterise
 from profiles.device import Device

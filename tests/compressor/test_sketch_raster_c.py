@@ -14,6 +14,7 @@ from compressor.data.svg import parse_svg
 from compressor.tasks.sketch.firmware import SOURCES, Capacity, request, write_raster
 from compressor.tasks.sketch.raster import draw_reference, rasterise
 from compressor.tasks.sketch.raster_cost import FLOPS, RasterCost, raster_cost, raster_flops, raster_macs
+from compressor.tasks.sketch.simplify import simplify
 from profiles.errors import MissingError, RequestError
 from targets.firmware import Emulator, build, count_instructions
 from tests.compressor.test_sketch_raster import FACE
@@ -25,6 +26,13 @@ void draw(const float *points, const int32_t *offsets, const float *widths, cons
   const struct sketch sketch = {points, offsets, widths, filled, strokes};
   const struct raster raster = {size, canvas, edge, winding};
   raster_draw(&sketch, minimum_width_px, &raster);
+}
+"""
+SIMPLIFY = """#include "simplify.h"
+void run(float *points, int32_t *offsets, const int32_t *filled, int32_t strokes, float tolerance, uint8_t *keep,
+         int16_t *parts) {
+  const struct simplifier memory = {keep, parts};
+  simplify(points, offsets, filled, strokes, tolerance, &memory);
 }
 """
 WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Werror")
@@ -112,6 +120,50 @@ def test_an_emulated_core_draws_the_references_bits_with_and_without_floating_po
         for sketch in [parse_svg(FACE), Sketch.from_strokes([], 0.1), *(random_sketch(rng) for _ in range(12))]:
             assert board.ask(request(sketch, capacity)) == rasterise(sketch, 24).tobytes()
     assert board.stack_bytes is not None and board.stack_bytes < 512
+
+
+def test_a_simplified_sketch_has_the_bits_of_its_simplification_in_python(tmp_path):
+    need("qemu-system-arm", "arm-none-eabi-gcc")
+    capacity, rng = Capacity(points=512, strokes=16), np.random.default_rng(7)
+    firmware = build(write_raster(tmp_path / "model", 24, capacity, tolerance=0.02), "m4", "O2", tmp_path / "m4")
+    sketches = [parse_svg(FACE), *(random_sketch(rng) for _ in range(12))]
+    with Emulator(firmware) as board:
+        replies = [board.ask(request(sketch, capacity)) for sketch in sketches]
+    assert replies == [rasterise(simplify(sketch, 0.02), 24).tobytes() for sketch in sketches]
+
+
+def test_random_and_real_shapes_keep_the_same_points_in_c(simplify_in_c):
+    rng = np.random.default_rng(8)
+    for _ in range(150):
+        strokes = [np.cumsum(rng.normal(0, 0.05, (rng.integers(1, 60), 2)), axis=0) for _ in range(3)]
+        if rng.random() < 0.4:  # points that are equally far, and the same point twice
+            strokes = [np.round(stroke * 8) / 8 for stroke in strokes]
+        sketch = Sketch.from_strokes(strokes, 0.05, rng.integers(0, 3, 3))
+        for tolerance in (0.0, 0.02, 5.0):
+            expected = simplify(sketch, tolerance)
+            points, offsets = simplify_in_c(sketch, tolerance)
+            assert points.tobytes() == expected.points.tobytes() and offsets.tolist() == expected.offsets.tolist()
+
+
+@pytest.fixture(scope="module")
+def simplify_in_c(tmp_path_factory):
+    """simplify.h compiled by gcc for this machine: the remaining points, and offsets."""
+    need("gcc")
+    folder = tmp_path_factory.mktemp("simplify")
+    (folder / "simplify.c").write_text(SIMPLIFY)
+    command = ["gcc", "-std=c99", "-O2", "-ffp-contract=off", *WARNINGS, "-Wno-unused-function", "-shared", "-fPIC"]
+    subprocess.run([*command, f"-I{SOURCES}", "simplify.c", "-o", "simplify.so", "-lm"], cwd=folder, check=True)
+    function = ctypes.CDLL(str(folder / "simplify.so")).run
+
+    def run(sketch: Sketch, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+        points, offsets = sketch.points.copy(), sketch.offsets.astype(np.int32)
+        filled = sketch.filled.astype(np.int32)
+        keep, parts = np.zeros(len(points) + 1, np.uint8), np.zeros(2 * len(points) + 2, np.int16)
+        pointers = [ctypes.c_void_p(array.ctypes.data) for array in (points, offsets, filled, keep, parts)]
+        function(*pointers[:3], len(sketch), ctypes.c_float(tolerance), *pointers[3:])
+        return points[: offsets[-1]], offsets
+
+    return run
 
 
 def test_instructions_follow_the_counted_operations(tmp_path):

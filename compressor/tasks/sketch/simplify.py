@@ -17,6 +17,7 @@ import numpy as np
 from compressor.data.sketch import Sketch
 
 OUTLINE_POINTS = 3  # an outline of fewer encloses nothing
+LESS = np.float32(1 - 2**-22)
 DELTA, DRAW, LIFT, END = slice(0, 2), 2, 3, 4  # columns of five-tuples
 
 
@@ -29,8 +30,7 @@ def simplify(sketch: Sketch, tolerance: float) -> Sketch:
     limit = np.float32(tolerance) * np.float32(tolerance)
     keep = np.zeros(len(sketch.points), bool)
     for stroke in range(len(sketch)):
-        squared = _significance(sketch, stroke, limit)
-        own = squared > limit
+        own = _significance(sketch, stroke, limit) > 0
         if sketch.filled[stroke] and own.sum() < OUTLINE_POINTS:
             squared = _significance(sketch, stroke, np.float32(0))
             own[np.argsort(-squared, kind="stable")[:OUTLINE_POINTS]] = True
@@ -81,8 +81,8 @@ def five_tuples(sketch: Sketch, points: int) -> np.ndarray:
 def _significance(sketch: Sketch, stroke: int, stop: np.float32) -> np.ndarray:
     """Per point of a stroke, the largest squared tolerance at which Ramer-Douglas-Peucker keeps it; ends: infinite.
 
-    Parts that are not split at the squared tolerance `stop` are left at 0. A point is never more significant than the
-    one whose choice led to it: that is what descending from the ends means.
+    Parts that are not split at the squared tolerance `stop` are left at 0. A point is always less significant, by a
+    rounding at least, than the one whose choice led to it: that is what descending from the ends means.
     """
     points = sketch.stroke(stroke)
     if closed := bool(sketch.filled[stroke]):
@@ -115,7 +115,7 @@ def significance_reference(points: np.ndarray, stop: np.float32) -> np.ndarray:
         if not distances[farthest] > stop:
             continue
         middle = first + 1 + farthest
-        squared[middle] = min(distances[farthest], squared[first], squared[last])
+        squared[middle] = min(distances[farthest], min(squared[first], squared[last]) * LESS)
         parts += [(first, middle), (middle, last)]
     return squared
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from compressor.tasks.sketch.simplify import LESS
+
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 
 
@@ -24,7 +26,7 @@ def descend(points, stop):
         middle, farthest = _farthest(points, first, last)
         if not farthest > stop:
             continue
-        squared[middle] = min(farthest, squared[first], squared[last])
+        squared[middle] = min(farthest, min(squared[first], squared[last]) * LESS)
         parts[waiting, 0], parts[waiting, 1] = first, middle
         parts[waiting + 1, 0], parts[waiting + 1, 1] = middle, last
         waiting += 2

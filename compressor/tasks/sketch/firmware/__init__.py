@@ -5,8 +5,9 @@
         canvas = np.frombuffer(board.ask(request(sketch, Capacity())), np.float32)
 
 raster.h        the rasteriser: the same bits as compressor/tasks/sketch/raster.py
+simplify.h      Ramer-Douglas-Peucker: the same points as compressor/tasks/sketch/simplify.py
 index.h         search in the gallery: the same rows in the same order as compressor/tasks/sketch/index.py
-*_model.c       frames as a model with the functions NAME_run, NAME_input, NAME_output: the rasteriser alone, the index
+*_model.c       frames as a model with the functions NAME_run, NAME_input, NAME_output: drawing alone, the index
                 alone, and a student's whole query (programs.py)
 """
 

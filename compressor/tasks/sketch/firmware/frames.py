@@ -28,18 +28,37 @@ class Capacity:
     strokes: int = 64
 
 
-def write_raster(out: Path, canvas_px: int, capacity: Capacity, minimum_width_px: float = MINIMUM_WIDTH_PX) -> Path:
-    """Write the rasteriser as a model into `out`, which is made: its output is the canvas, float32. Gives `out`."""
+def write_raster(
+    out: Path,
+    canvas_px: int,
+    capacity: Capacity,
+    minimum_width_px: float = MINIMUM_WIDTH_PX,
+    tolerance: float | None = None,
+) -> Path:
+    """Write the rasteriser as a model into `out`, which is made: its output is the canvas, float32. Gives `out`.
+
+    `tolerance`: simplify (see compressor/tasks/sketch/simplify.py) before drawing.
+    """
     values = {
         "title": f"{canvas_px} x {canvas_px} pixels",
         "name": NAME,
         "size": canvas_px,
-        "minimum_width_px": repr(float(minimum_width_px)),
+        "minimum_width_px": hexadecimal(minimum_width_px),
+        "tolerance": hexadecimal(-1.0 if tolerance is None else tolerance),
         **vars(capacity),
     }
     output = port("canvas", "float32", canvas_px, canvas_px)
-    write_program(out, "raster_model.c", values, ("raster.h",), sketch_ports(capacity), [output])
+    write_program(out, "raster_model.c", values, ("raster.h", "simplify.h"), sketch_ports(capacity), [output])
     return out
+
+
+def hexadecimal(number: float) -> str:
+    """A float32 as a C99 literal without its f, exactly.
+
+    >>> hexadecimal(0.1)
+    '0x1.99999a0000000p-4'
+    """
+    return float(np.float32(number)).hex()
 
 
 def write_program(

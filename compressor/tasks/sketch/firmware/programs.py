@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressor.tasks.sketch.firmware.frames import NAME, Capacity, port, request, sketch_ports, write_program
+from compressor.tasks.sketch.firmware.frames import (
+    NAME,
+    Capacity,
+    hexadecimal,
+    port,
+    request,
+    sketch_ports,
+    write_program,
+)
 from compressor.tasks.sketch.index import Index
 from compressor.tasks.sketch.raster import MINIMUM_WIDTH_PX
 from compressor.tasks.sketch.selector_features import NEAREST, TEMPERATURE
@@ -139,15 +147,6 @@ def query_program(
         return int(np.frombuffer(reply, np.int32, 1)[0]) == int(student(asked[number]).indices[0])
 
     return QueryProgram(folder, [request(sketch, Capacity(**room)) for sketch in asked], agrees)
-
-
-def hexadecimal(number: float) -> str:
-    """A float32 as a C99 literal without its f, exactly.
-
-    >>> hexadecimal(0.1)
-    '0x1.99999a0000000p-4'
-    """
-    return float(np.float32(number)).hex()
 
 
 def gallery_in_c(index: Index) -> str:
