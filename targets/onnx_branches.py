@@ -79,6 +79,14 @@ def simplified(model: Any) -> Any:
     return slim
 
 
+def first_with_body(path: Path) -> str | None:
+    """The operator and name of the first node of a file that has graphs inside (If, Loop, Scan), and how many more."""
+    graph = require("onnx", EXTRA).load(path, load_external_data=False).graph
+    found = [node for node in graph.node if any(True for _ in _bodies(node))]
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f"{found[0].op_type} {found[0].name or found[0].output[0]}{more}" if found else None
+
+
 def _ifs(model: Any) -> int:
     """Ifs of the main graph and of everything inside of it."""
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from profiles.errors import MissingError, RequestError
 from targets.graph import Graph
+from targets.onnx_branches import first_with_body
 from targets.quantize import WEIGHTED, check_options, excluded_layers, option
 from targets.target import CompiledGraph, GraphSource
 from targets.tensorrt.cuda import EXTRA, device_count
@@ -50,6 +51,11 @@ class TensorRtTarget:
         if axes:
             return (
                 f"input {axes[0][0]} has the dynamic axis {axes[0][1]}: {self.name} gets fixed axes besides the batch"
+            )
+        if precision == "fp16" and (body := first_with_body(source.onnx)):
+            return (
+                f"{body} depends on the data: what is inside cannot be proven in float16 without a GPU; export the"
+                " branch that you need, or take fp32 or int8"
             )
         return None
 

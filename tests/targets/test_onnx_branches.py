@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from targets.importing import import_model
 from targets.onnx_branches import fold_ifs
+from targets.target import get_target
 
 n = helper.make_node
 
@@ -45,6 +46,11 @@ def model(condition: list[Any], then: Any, orelse: Any) -> Any:
     return made
 
 
+def run(made: Any, x: np.ndarray) -> np.ndarray:
+    found: Any = ReferenceEvaluator(made).run(None, {"x": x})
+    return found[0]
+
+
 RANK_IS_2 = [n("Shape", ["x"], ["s"]), n("Size", ["s"], ["r"]), n("Equal", ["r", "rank"], ["c"])]
 RANK_IS_NOT_2 = [*RANK_IS_2[:2], n("Equal", ["r", "rank"], ["e"]), n("Not", ["e"], ["c"])]
 WIDTH_IS_3 = [n("Shape", ["x"], ["s"]), n("Gather", ["s", "second"], ["w"]), n("Equal", ["w", "three"], ["c"])]
@@ -62,7 +68,7 @@ def test_a_condition_on_ranks_and_fixed_sizes_is_decided_with_an_open_batch(cond
     assert "If" not in {node.op_type for node in made.graph.node}
     for batch in (1, 3, 5):
         x = np.random.default_rng(batch).standard_normal((batch, 3)).astype(np.float32)
-        np.testing.assert_array_equal(ReferenceEvaluator(made).run(None, {"x": x})[0], sign * np.abs(x))
+        np.testing.assert_array_equal(run(made, x), sign * np.abs(x))
 
 
 @pytest.mark.parametrize("condition", [BATCH_IS_3, SUM_IS_LARGE], ids=["batch", "data"])
@@ -79,7 +85,7 @@ def test_ifs_inside_of_a_branch_that_is_taken_are_decided_too() -> None:
     assert fold_ifs(made) == 2
     onnx.checker.check_model(made)
     x = np.array([[-1.0, 2.0, -3.0]], np.float32)
-    np.testing.assert_array_equal(ReferenceEvaluator(made).run(None, {"x": x})[0], -np.abs(x))
+    np.testing.assert_array_equal(run(made, x), -np.abs(x))
 
 
 def test_an_imported_file_has_none_of_them_and_says_so(tmp_path: Path) -> None:
@@ -91,3 +97,13 @@ def test_an_imported_file_has_none_of_them_and_says_so(tmp_path: Path) -> None:
     golden = bundle.source("model").golden
     assert golden is not None and bundle.graphs["model"].inputs[0].shape == ("batch", 3)
     assert any("always take one branch" in remark for remark in bundle.lineage["remarks"])
+
+
+def test_what_cannot_be_proven_of_a_branch_that_depends_on_the_data_is_said_beforehand(tmp_path: Path) -> None:
+    onnx.save(model(SUM_IS_LARGE, branch("then", "Neg"), branch("else", "Abs")), tmp_path / "m.onnx")
+    np.savez(tmp_path / "d.npz", x=np.ones((6, 3), np.float32))
+    source = import_model(str(tmp_path / "m.onnx"), tmp_path / "b", data=tmp_path / "d.npz").source("model")
+    target = get_target("tensorrt-rtx")
+    reason = target.unsupported(source, "fp16")
+    assert reason is not None and "If /choice depends on the data" in reason and "export the branch" in reason
+    assert target.unsupported(source, "fp32") is None and target.unsupported(source, "int8") is None
