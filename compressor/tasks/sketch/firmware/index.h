@@ -30,20 +30,19 @@ struct found {
   int32_t k, count; /* room; how many there are */
 };
 
-static inline void index_insert(struct found *found, int32_t row, float score) {
-  int32_t place = found->count;
-  if (place == found->k) {
-    if (!(score > found->scores[place - 1])) return;
-    place--;
-  } else {
-    found->count++;
-  }
+#define INDEX_LOWEST (-3.0e38f) /* below every score */
+
+/* Put a row, whose score is above that of the last or for which there is room, in its place. Gives the score that a
+ * further row must exceed. */
+static float index_insert(struct found *found, int32_t row, float score) {
+  int32_t place = found->count < found->k ? found->count++ : found->k - 1;
   for (; place > 0 && score > found->scores[place - 1]; place--) {
     found->rows[place] = found->rows[place - 1];
     found->scores[place] = found->scores[place - 1];
   }
   found->rows[place] = row;
   found->scores[place] = score;
+  return found->count < found->k ? INDEX_LOWEST : found->scores[found->k - 1];
 }
 
 #if defined(INDEX_MVE)
@@ -116,11 +115,13 @@ static void index_search(const struct gallery *gallery, const int8_t *query, int
                          struct found *found) {
   const int32_t depth = gallery->depth;
   const int8_t *codes = gallery->codes;
+  float bar = INDEX_LOWEST;
   int32_t row = 0;
 #if defined(INDEX_MVE)
   (void)wide;
   for (; row < gallery->rows; row++, codes += depth) {
-    index_insert(found, row, (float)index_dot(codes, query, zero_point, depth) * gallery->inverse_norms[row]);
+    const float score = (float)index_dot(codes, query, zero_point, depth) * gallery->inverse_norms[row];
+    if (score > bar) bar = index_insert(found, row, score);
   }
 #else
 #if defined(INDEX_DSP)
@@ -132,14 +133,16 @@ static void index_search(const struct gallery *gallery, const int8_t *query, int
       int32_t sums[4];
       index_dot_four(codes, wide, depth, sums);
       for (int32_t i = 0; i < 4; i++) {
-        index_insert(found, row + i, (float)sums[i] * gallery->inverse_norms[row + i]);
+        const float score = (float)sums[i] * gallery->inverse_norms[row + i];
+        if (score > bar) bar = index_insert(found, row + i, score);
       }
     }
   }
 #endif
   for (int32_t i = 0; i < depth; i++) wide[i] = (int16_t)(query[i] - zero_point);
   for (; row < gallery->rows; row++, codes += depth) {
-    index_insert(found, row, (float)index_dot(codes, wide, depth) * gallery->inverse_norms[row]);
+    const float score = (float)index_dot(codes, wide, depth) * gallery->inverse_norms[row];
+    if (score > bar) bar = index_insert(found, row, score);
   }
 #endif
 }
