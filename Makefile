@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
+# Whole files go to one process per core, in the order of tests/conftest.py. `make test PARALLEL=` runs one after the other.
+PARALLEL ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-slow lint install setup-system clean
 
@@ -15,7 +17,7 @@ demo: install
 	$(BIN)/compressor bench sketch --device host --out $(RUN) --resume
 
 test: lint $(VENV)/.tensorrt
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-slow: install $(VENV)/.tensorrt
 	$(BIN)/python -m pytest -m slow
