@@ -238,7 +238,7 @@ def test_timm_names_give_cost_only_when_the_weights_are_random(run, tmp_path, mo
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    arguments = ("bench", "timm:mobilenetv3_small_050", "--device", "host", "--runtime", "onnx", "--precision", "fp32")
+    arguments = ("bench", "timm:test_efficientnet", "--device", "host", "--runtime", "onnx", "--precision", "fp32")
     code, out, err = run(*arguments, "--out", tmp_path / "out", "--json")
     assert code == 0, err
     assert all(record["task_metric"] is None for record in json.loads(out)["records"])
