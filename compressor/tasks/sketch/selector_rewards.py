@@ -52,6 +52,7 @@ class Outcomes:
 
     labels (N,), views: the drawings as they were varied, the first view of each not at all (`plain`, (N,)).
     rank, triplet, probability (N, K): of the right photo; L_triplet; softmax over the gallery at the right photo.
+    alone (N, K): the rank after one look at that canvas, nothing combined.
     nearest (N, K, NEAREST): the largest similarities, best first. own (N,): the student is the one to be deployed.
     """
 
@@ -60,6 +61,7 @@ class Outcomes:
     plain: np.ndarray
     own: np.ndarray
     rank: np.ndarray
+    alone: np.ndarray
     triplet: np.ndarray
     probability: np.ndarray
     nearest: np.ndarray
@@ -79,9 +81,15 @@ class Outcomes:
     def mean_by_label(self, values: np.ndarray) -> np.ndarray:
         """(N, K): of every drawing the mean over its samples."""
         _, group = np.unique(self.labels, return_inverse=True)
-        sums = np.zeros((group.max() + 1, values.shape[1]))
-        np.add.at(sums, group, values)
-        return (sums / np.bincount(group)[:, None])[group]
+        return by_drawing(self.labels, values)[group]
+
+
+def by_drawing(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Means over the samples of each drawing, by name: (N, ...) -> (drawings, ...)."""
+    _, group = np.unique(labels, return_inverse=True)
+    sums = np.zeros((int(group.max()) + 1, *values.shape[1:]))
+    np.add.at(sums, group, values)
+    return sums / np.bincount(group).reshape(-1, *[1] * (values.ndim - 1))
 
 
 def collect(task: Task, device: torch.device) -> Outcomes:
@@ -92,7 +100,7 @@ def collect(task: Task, device: torch.device) -> Outcomes:
     results = [outcomes(part, canvases, settings, task.config.seed, own=index == 0) for index, part in enumerate(parts)]
     joined = {
         name: np.concatenate([getattr(result, name) for result in results])
-        for name in ("labels", "plain", "own", "rank", "triplet", "probability", "nearest")
+        for name in ("labels", "plain", "own", "rank", "alone", "triplet", "probability", "nearest")
     }
     views = [view for result in results for view in result.views]
     return Outcomes(views=views, gallery_size=results[0].gallery_size, **joined)
@@ -109,13 +117,14 @@ def outcomes(unseen: Unseen, canvases: tuple[int, ...], settings: SelectorConfig
     embeddings = np.stack([unseen.embed(views, px) for px in canvases], axis=1)
     asked = combined(embeddings, settings.combined)
     shape = asked.shape[:2]
-    rank, triplet, probability = np.empty(shape, np.int64), np.empty(shape), np.empty(shape)
+    rank, alone, triplet, probability = (np.empty(shape, kind) for kind in (np.int64, np.int64, float, float))
     nearest = np.empty((*shape, min(NEAREST, len(unseen.gallery))), np.float32)
     rows = np.arange(len(truth))
     for level in range(shape[1]):
         similarities = asked[:, level] @ unseen.gallery.T
         right = similarities[rows, truth]
-        rank[:, level] = (similarities >= right[:, None]).sum(1)  # the right one among them; a tie is not won
+        rank[:, level] = ranks(similarities, truth)
+        alone[:, level] = ranks(embeddings[:, level] @ unseen.gallery.T, truth)
         weights = np.exp((similarities - similarities.max(1, keepdims=True)).astype(np.float64) / SOFTMAX_TEMPERATURE)
         probability[:, level] = weights[rows, truth] / weights.sum(1)
         nearest[:, level] = -np.sort(-similarities, axis=1)[:, : nearest.shape[2]]
@@ -127,11 +136,17 @@ def outcomes(unseen: Unseen, canvases: tuple[int, ...], settings: SelectorConfig
         plain=np.tile(np.arange(settings.views) == 0, len(unseen.sketches)),
         own=np.full(len(views), own),
         rank=rank,
+        alone=alone,
         triplet=triplet,
         probability=probability,
         nearest=nearest,
         gallery_size=len(unseen.gallery),
     )
+
+
+def ranks(similarities: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(n,) from 1: how many photos are at least as similar (n, G) as the right one; a tie is not won."""
+    return (similarities >= similarities[np.arange(len(truth)), truth][:, None]).sum(1)
 
 
 def triplet_of(right: np.ndarray, wrong: np.ndarray, margin: float) -> np.ndarray:
