@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from targets.firmware.build import Optimization, build
+from targets.firmware.build import Firmware
 from targets.firmware.counter import profile
 from targets.glue import resolve_glue
 
@@ -73,31 +73,11 @@ def program_writer(glue: str) -> Writer | None:
     return getattr(importlib.import_module(name), "query_program", None)
 
 
-def whole_query(
-    program: QueryProgram,
-    core: str,
-    optimization: Optimization,
-    out: Path,
-    *,
-    arena_bytes: int,
-    model_stack_bytes: int,
-    flash_bytes: int | None,
-    ram_bytes: int | None,
-    timeout_s: float,
-) -> WholeQuery:
-    """Build the program, run its queries, count. `arena_bytes`: of its graphs together.
+def whole_query(program: QueryProgram, firmware: Firmware, arena_bytes: int, timeout_s: float) -> WholeQuery:
+    """Run the program's queries and count. `firmware`: the program, built. `arena_bytes`: of its graphs together.
 
-    Raises FirmwareError if it does not fit the device, or as `targets.firmware.Emulator` does.
+    Raises FirmwareError as `targets.firmware.Emulator` does.
     """
-    firmware = build(
-        program.folder,
-        core,
-        optimization,
-        out,
-        model_stack_bytes=model_stack_bytes,
-        flash_bytes=flash_bytes,
-        ram_bytes=ram_bytes,
-    )
     found = profile(firmware, program.requests, timeout_s)
     memory = {
         "arena": arena_bytes,

@@ -21,7 +21,7 @@ from targets.artifact import Artifact
 from targets.c.runtime import CSession
 from targets.firmware import Emulator, build, profile
 from targets.firmware.query import program_writer
-from targets.runners import get_runner
+from targets.runners import get_runner, qemu_system
 from tests.compressor.sketch_toy import DEPTH, NORMALISE, graph_of, random_index, random_sketches, write_toy
 from tests.tools import need, need_module
 
@@ -160,6 +160,18 @@ def test_a_query_of_the_measured_student_is_the_whole_program_with_its_glue(stud
     assert found.whole is not None and found.whole["queries"] == found.whole["agreed"] == 3
     notes = Artifact.open(artifact.path).manifest["graphs"][GRAPH]["notes"]
     assert any("3 of 3 answers are those of the student's glue" in note for note in notes)
+
+
+def test_a_query_that_is_not_written_as_a_program_says_so(student, monkeypatch):
+    need("qemu-system-arm", "arm-none-eabi-gcc", "gcc")
+
+    def refuse(*_: object) -> None:
+        raise RequestError("not for this selector")
+
+    monkeypatch.setattr(qemu_system, "program_writer", lambda glue: refuse)
+    report, _ = qemu_system.measure_emulated(str(student[0].path), "m4", 4096, None, None, 60.0, {})
+    assert report["whole"] is None
+    assert any("without the glue's: not for this selector" in note for note in report["graphs"][GRAPH]["notes"])
 
 
 def test_only_tasks_that_write_programs_have_one():

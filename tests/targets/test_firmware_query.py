@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from profiles.results import Cost, Memory, RanOn
+from targets.firmware import build
 from targets.firmware.query import QueryProgram, program_writer, whole_query
 from targets.measurement import Measurement
 from tests.targets.hand_written import write_model
@@ -20,17 +21,8 @@ def test_the_programs_queries_are_counted_and_its_answers_compared(tmp_path: Pat
     need("qemu-system-arm", "arm-none-eabi-gcc", "gcc")
     folder = write_model(tmp_path / "model", "", run=LOOP)
     program = QueryProgram(folder, [bytes(32)] * 3, lambda index, reply: index > 0 and reply == bytes(32))
-    found = whole_query(
-        program,
-        "m4",
-        "O2",
-        tmp_path / "m4",
-        arena_bytes=64,
-        model_stack_bytes=1024,
-        flash_bytes=None,
-        ram_bytes=None,
-        timeout_s=60.0,
-    )
+    firmware = build(folder, "m4", "O2", tmp_path / "m4")
+    found = whole_query(program, firmware, arena_bytes=64, timeout_s=60.0)
     assert found.instructions == 1 + 2 * 1000 + 1 and (found.agreed, found.queries) == (2, 3)
     assert found.memory["arena"] == 64 and found.memory["ram"] >= 64 and 0 < found.memory["flash"] < 200
 
