@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.writing import RESULTS, write_rows
 
-SMALL = ["student.width=0.9", "stages.distill.canvases=[24]", "deploy.canvases=[24]", "deploy.canvas_px=24"]
+SMALL = ["student.width=1.1", "stages.distill.canvases=[24]", "deploy.canvases=[24]", "deploy.canvas_px=24"]
 SYMMETRIC = ["gallery=student", "student.in_channels=3", "stages.distill.loss.info_nce=1"]
 SCRATCH = ["stages.distill.signal=none", "data.more_drawings=[]", "data.drawings=false"]
 NO_DRAWINGS = ["data.more_drawings=[]", "data.drawings=false", "stages.distill.drawings_share=0"]
@@ -84,7 +84,7 @@ class Outcome:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--recipe", default="sketch")
+    parser.add_argument("--recipe", default="sketch-full")
     parser.add_argument("--out", type=Path, default=RESULTS / "sketch.json")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/sketch")
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
