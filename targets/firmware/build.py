@@ -22,6 +22,7 @@ MAIN_STACK_BYTES = 2 * 1024
 # newlib's memcpy, memset and sqrtf (of cores without one), and what the compiler itself calls (64-bit division)
 LIBRARIES = ("-nostartfiles", "-nodefaultlibs", "-lm", "-lc", "-lgcc")
 SPLIT = ("-ffunction-sections", "-fdata-sections")
+SHARED = ("-fmerge-all-constants",)  # equal constants are there once: networks of one set of weights in one program
 
 Optimization = Literal["O2", "O3", "Os"]
 
@@ -76,7 +77,7 @@ def build(
         raise RequestError(f"option optimization: {optimization!r} is not one of O2, O3, Os")
     manifest = read_json(folder / "model.json")
     out.mkdir(parents=True, exist_ok=True)
-    flags = [*board.flags, f"-{optimization}", "-std=c99", *SPLIT]
+    flags = [*board.flags, f"-{optimization}", "-std=c99", *SPLIT, *SHARED]
     model = out / "model.o"
     _compile([*flags, *(f"-D{define}" for define in defines), "-c", str(folder / "model.c"), "-o", str(model)])
     harness = _compile_harness(board, manifest, out)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from profiles.results import Cost, Memory, RanOn
 from targets.firmware import build
 from targets.firmware.query import QueryProgram, program_writer, whole_query
@@ -25,6 +27,17 @@ def test_the_programs_queries_are_counted_and_its_answers_compared(tmp_path: Pat
     found = whole_query(program, firmware, arena_bytes=64, timeout_s=60.0)
     assert found.instructions == 1 + 2 * 1000 + 1 and (found.agreed, found.queries) == (2, 3)
     assert found.memory["arena"] == 64 and found.memory["ram"] >= 64 and 0 < found.memory["flash"] < 200
+
+
+def test_equal_weights_of_two_networks_of_a_program_are_in_flash_once(tmp_path: Path) -> None:
+    need("arm-none-eabi-gcc")
+    values = ", ".join(str(value) for value in np.random.default_rng(0).integers(-128, 128, 4096))
+    arrays = "\n".join(f"static const int8_t {name}[4096] = {{{values}}};" for name in ("small", "large"))
+    body = (
+        "for (int i = 0; i < 32; i++) out[i] = (int8_t)(small[(in[i] & 63) * 64 + i] + large[(in[0] & 63) * 32 + i]);"
+    )
+    firmware = build(write_model(tmp_path / "model", body, before=arrays), "m4", "O2", tmp_path / "m4")
+    assert 4096 < firmware.flash_bytes < 4096 + 300
 
 
 def test_the_whole_students_record_is_the_whole_program_where_there_is_one() -> None:
