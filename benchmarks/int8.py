@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,10 @@ def metric_of(record: Record, bundle: Path, data: Arrays | str) -> dict[str, Any
     }  # fmt: skip
 
 
-def rows_of(records: Sequence[Record], choices: Sequence[Choice], data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per student and runtime. `data`: student -> (bundle, items or the name of a split)."""
+def rows_of(
+    records: Sequence[Record], choices: Sequence[Choice], bundle: Path, data: Arrays | str
+) -> list[dict[str, Any]]:
+    """One row per runtime of a student. `data`: the items to ask about, or the name of a split of the bundle."""
     rows = []
     for whole in records:
         if whole.graph != "*" or whole.precision_requested != "int8":
@@ -67,38 +69,44 @@ def rows_of(records: Sequence[Record], choices: Sequence[Choice], data: Mapping[
             if (r.student, r.runtime) == same and r.graph != "*" and r.precision_requested == "int8"
         }
         choice = next(c for c in choices if (c.student, c.runtime) == same)
-        measured = metric_of(whole, *data[whole.student]) if whole.status in RAN and whole.ran_on else {}
+        measured = metric_of(whole, bundle, data) if whole.status in RAN and whole.ran_on else {}
         row = {"student": whole.student, "runtime": whole.runtime, "status": whole.status, "reason": whole.reason}
         rows.append({**row, "sqnr_db": graphs, **measured, "kept": choice.kept, "why": choice.sentence()})
     return rows
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--bundle", type=Path, action="append", help="trained bundles (default: runs/demo/bundle)")
-    parser.add_argument("--work", type=Path, default=Path("runs/int8"))
-    parser.add_argument("--out", type=Path, default=RESULTS / "int8.json")
-    arguments = parser.parse_args()
-    start = time.monotonic()
-    subjects: list[str] = []
-    data: dict[str, tuple[Path, Arrays | str]] = {}
-    for name, task in TASKS.items():
-        path, net = arguments.work / "bundles" / name, task.train()
-        small_nets.write_bundle(path, name, net, task)
-        data[name] = path, fresh_items(name, net)
-        subjects.append(str(path))
-    for path in arguments.bundle or [Path("runs/demo/bundle")]:
-        data[Bundle.open(path).student] = path, "test"
-        subjects.append(str(path))
+def bench_one(bundle: Path, data: Arrays | str, work: Path) -> list[dict[str, Any]]:
     request = BenchRequest(
-        subjects=subjects, devices=[str(ROOT / "benchmarks" / "int8.yaml")], out=arguments.work,
+        subjects=[str(bundle)], devices=[str(ROOT / "benchmarks" / "int8.yaml")], out=work,
         command="python benchmarks/int8.py",
     )  # fmt: skip
     results = bench(request)
     choices = choose(results.records)
     print_table(results, choices=choices)
-    rows = rows_of(results.records, choices, data)
-    write_rows(arguments.out, rows, minutes=(time.monotonic() - start) / 60, seeds=[SEED], before="make demo")
+    return rows_of(results.records, choices, bundle, data)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--bundle", type=Path, action="append", help="trained bundles (default: runs/demo/bundle)")
+    parser.add_argument("--network", choices=list(TASKS), action="append", help="only this one, and no bundle")
+    parser.add_argument("--work", type=Path, default=Path("runs/int8"))
+    parser.add_argument("--out", type=Path, default=RESULTS / "int8.json")
+    arguments = parser.parse_args()
+    start = time.monotonic()
+    rows: list[dict[str, Any]] = []
+
+    def add(more: list[dict[str, Any]]) -> None:
+        rows.extend(more)
+        minutes = (time.monotonic() - start) / 60
+        write_rows(arguments.out, rows, minutes=minutes, seeds=[SEED], before="make demo")  # what there is, if stopped
+
+    for name in arguments.network or TASKS:
+        path, net = arguments.work / "bundles" / name, TASKS[name].train()
+        small_nets.write_bundle(path, name, net, TASKS[name])
+        add(bench_one(path, fresh_items(name, net), arguments.work / name))
+    for path in arguments.bundle or ([] if arguments.network else [Path("runs/demo/bundle")]):
+        add(bench_one(path, "test", arguments.work / Bundle.open(path).student))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,10 @@ PLUGIN_NAMES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 # Operations whose bias is a sum behind them.
 PRODUCTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
 
+# Recurrent operations stay float, as ONNX Runtime leaves them: a trained LSTM that NNCF quantised had a signal to noise
+# of -22 dB, and 13.5 dB with all else quantised.
+RECURRENT = ("GRUCell", "GRUSequence", "LSTMCell", "LSTMSequence", "RNNCell", "RNNSequence")
+
 # Layers of the executed graph that move, shape or convert data, or hold constants: no arithmetic.
 # fmt: off
 MOVES = frozenset((
@@ -205,9 +209,12 @@ def _compile_int8(model: Any, source: GraphSource, out: Path, options: Mapping[s
 
 
 def _ignored(nncf: Any, model: Any, layers: Sequence[str]) -> Any:
-    """The operations that give the tensors `layers`, and the product in front of each sum that is its bias."""
+    """The operations that give the tensors `layers`, and the product in front of each sum that is its bias; and what
+    is recurrent."""
     names = []
     for operation in model.get_ordered_ops():
+        if operation.get_type_name() in RECURRENT:
+            names.append(operation.get_friendly_name())
         if any(set(layers) & set(port.get_names()) for port in operation.outputs()):
             names.append(operation.get_friendly_name())
             if operation.get_type_name() == "Add":
