@@ -143,7 +143,12 @@ def parse_recipe(data: Mapping[str, Any], where: str) -> Any:
 
 def list_recipes() -> list[tuple[str, str]]:
     """Name and summary of the recipes that ship with this version."""
-    return [(path.stem, str(_read_yaml(path).get("summary", ""))) for path in sorted(RECIPES.glob("*.yaml"), key=lambda path: path.stem)]
+    return [(path.stem, str(_read_yaml(path).get("summary", ""))) for path in _shipped()]
+
+
+def _shipped() -> list[Path]:
+    """By name: "sketch" before "sketch-paper"."""
+    return sorted(RECIPES.glob("*.yaml"), key=lambda path: path.stem)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -161,7 +166,7 @@ def _recipe_path(name: str) -> Path:
     path = RECIPES / f"{name}.yaml"
     if path.is_file():
         return path
-    known = [item.stem for item in sorted(RECIPES.glob("*.yaml"), key=lambda path: path.stem)]
+    known = [item.stem for item in _shipped()]
     listing = ", ".join(known) or "none"
     raise RequestError(
         f"recipe {name}: unknown{nearest(name, known)}; known: {listing}; or give a path to a .yaml file"
