@@ -13,6 +13,7 @@ from typing import Any
 
 TOY = Path(__file__).parent / "toy"
 ROOT = Path(__file__).parents[2]
+PATIENCE_S = 240.0  # a process of this engine takes seconds; on a machine full of other work many times that
 RECIPE = "name: toy\nsummary: a toy\ntask: toy\nseed: 3\ntrain: {threads: 1, accelerator: cpu, validate_every: 7}\n"
 
 
@@ -41,8 +42,10 @@ class Toy:
 
     def finish(self, run: str, *overrides: str, **options: Any) -> int:
         process = self.start(run, *overrides, **options)
-        process.join(120)
-        assert process.exitcode is not None, f"still running:\n{self.said}"
+        process.join(PATIENCE_S)
+        if process.exitcode is None:
+            process.kill()
+            raise AssertionError(f"still running:\n{self.said}")
         return process.exitcode
 
     def weights(self, run: str) -> bytes:
@@ -60,7 +63,7 @@ def fork(target: Callable[..., None], *args: Any) -> ForkServerProcess:
     return process
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = PATIENCE_S) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

@@ -15,39 +15,38 @@ import torch
 
 from compressor.checkpoint import Checkpoints
 from compressor.runlog import read_metrics
-from tests.compressor.engine import ROOT, TOY, Toy, fork, wait_for
+from tests.compressor.engine import PATIENCE_S, ROOT, TOY, Toy, fork, wait_for
 
 TWO = ("train.devices=2", "train.strategy=ddp", "stages.teacher.steps=20", "stages.distill.steps=20")
 
 
-def workers() -> list[int]:
-    """Process ids of worker processes that run on this machine."""
-    found = []
+def workers(toy: Toy) -> set[int]:
+    """Process ids of the worker processes of this test's runs: they have its cache."""
+    mine, found = f"EDGE_COMPRESSOR_CACHE={toy.root / 'cache'}".encode(), set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                command = (entry / "cmdline").read_bytes().split(b"\0")
+                command, environment = ((entry / file).read_bytes().split(b"\0") for file in ("cmdline", "environ"))
             except OSError:  # it has just ended
                 continue
-            if command[1:3] == [b"-m", b"compressor.distributed"]:
-                found.append(int(entry.name))
+            if command[1:3] == [b"-m", b"compressor.distributed"] and mine in environment:
+                found.add(int(entry.name))
     return found
 
 
 def test_two_processes_killed_and_resumed_in_both_stages_end_in_the_same_bits(toy: Toy) -> None:
-    before = set(workers())
     assert toy.finish("whole", *TWO) == 0, toy.said
     options = (*TWO, "train.checkpoint_every=3", "pause_ms=15")
     for stage in ("teacher", "distill"):
         process = toy.start("killed", *options)
         checkpoints = Checkpoints(toy.root / "killed" / "checkpoints" / stage)
         wait_for(checkpoints.steps)
-        started = set(workers()) - before
+        started = workers(toy)
         victim = process.pid if stage == "teacher" else random.choice(sorted(started))  # then a worker, not the first
         os.kill(victim or 0, signal.SIGKILL)
-        process.join(60)
+        process.join(PATIENCE_S)
         assert process.exitcode not in (0, None)
-        wait_for(lambda started=started: not started & set(workers()), 20)  # type: ignore[misc]
+        wait_for(lambda: not workers(toy), 20)
     assert "training process 1 was killed by signal 9 (SIGKILL)" in toy.said
     assert toy.finish("killed", *options) == 0, toy.said
     assert toy.said.count("going on from step") == 2
@@ -70,21 +69,23 @@ def test_two_processes_killed_and_resumed_in_both_stages_end_in_the_same_bits(to
 
 def test_a_signal_stops_both_processes_with_the_state_saved(toy: Toy) -> None:
     """Through the command line: only the first process gets the signal, the worker stops at the same step."""
-    before = set(workers())
     command = [sys.executable, "-m", "compressor", "distill", str(toy.recipe), "--out", str(toy.root / "run"), *TWO]
     process = subprocess.Popen(
         [*command, "pause_ms=20", "train.log_every=1"], cwd=ROOT, env=os.environ | toy.environment,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_for(lambda: len(read_metrics(toy.root / "run")) > 2)
-    process.send_signal(signal.SIGTERM)
-    output, errors = process.communicate(timeout=60)
+    try:
+        wait_for(lambda: len(read_metrics(toy.root / "run")) > 2)
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
     assert process.returncode == 143 and output == ""
     # between two steps; on a busy machine the signal may come in before the stage has taken its next one
     assert errors.splitlines()[-1].startswith(
         ("error: stopped by SIGTERM after step", "error: stopped by SIGTERM in")
     ), errors
-    assert not set(workers()) - before
+    assert not workers(toy)
     folder = toy.root / "run" / "checkpoints" / "teacher"
     names = sorted(path.name for path in folder.iterdir())
     assert len(names) == 2 and names[1] == f"{names[0]}.rank-1"
