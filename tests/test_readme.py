@@ -28,6 +28,7 @@ LIMITS = {
     "compressor bench model.onnx ": "--runtime onnx",
     "compressor bench timm:": "--runtime onnx",
     "compressor bench runs/demo/bundle --device shop-terminal.yaml ": "--precision fp32",
+    "compressor bench runs/demo/bundle --device rtx-4070 ": "--precision fp16",
 }
 
 
