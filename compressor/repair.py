@@ -28,6 +28,7 @@ FIRST_SHARE = 0.05  # of the layers, where the simulation says that none must st
 LARGEST_SHARE = 0.7  # with more of the layers in float it is no int8 file any more
 
 
+IN_VAIN = "so it is with {} of {} layers in float: train it with quantisation, or keep float"
 UNTRIED = "a file with layers in float was not tried: ranking them took all of the time that there is"
 
 
@@ -92,7 +93,7 @@ def repair(
         if last.whole.status not in ("rejected", "failed"):
             return last
         count *= 2
-    return _explained(last, f"so it is with {tried} of {len(ranking)} layers in float" if tried else UNTRIED)
+    return _explained(last, IN_VAIN.format(tried, len(ranking)) if tried else UNTRIED)
 
 
 def _explained(attempt: Attempt, why: str) -> Attempt:

@@ -77,7 +77,8 @@ def test_where_no_file_passes_every_row_says_how_many_layers_were_left_in_float(
     cell = Combination(load_device(str(folder / "desk.yaml")), "onnx", "int8")
     found = repair(Bundle.open(folder / "hopeless/bundle"), cell, failed, attempt)
     assert [len(layers) for layers in tried] == [1, 2] and tried[0] == ["second"]  # of three: two are the most
-    assert all(row.reason == f"{was.reason}; so it is with 2 of 3 layers in float" for row, was in rows(found, failed))
+    said = "so it is with 2 of 3 layers in float: train it with quantisation, or keep float"
+    assert all(row.reason == f"{was.reason}; {said}" for row, was in rows(found, failed))
 
 
 def rows(found: Attempt, before: Attempt) -> list[tuple[Record, Record]]:
