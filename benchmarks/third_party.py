@@ -6,8 +6,8 @@ Fetches the source third-party-models, makes inputs (third_party_inputs.py), and
 `compressor bench FILE.onnx --device benchmarks/third_party.yaml --data FILE.npz` would.
 
 Text recognition fails in int8 on every runtime because of its activations, for which 8 bits are too few: simulated with
-all weights in float it reaches 9.7 dB (with weights in int8 as well 12.0), and an ONNX file with 25 of its 47 layers with
-weights in float 11.8 dB, at 9.2 MB of 10.9.
+all weights in float it reaches 9.7 dB (with weights in int8 as well 12.0), and an ONNX file with 25 of its 47 layers
+with weights left in float 11.8 dB, at 9.2 MB of 10.9.
 """
 
 from __future__ import annotations
