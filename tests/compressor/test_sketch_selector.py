@@ -27,11 +27,12 @@ from compressor.tasks.sketch.selector_features import (
     sureness,
 )
 from compressor.tasks.sketch.selector_glue import SELECTORS, Cascade, Gate
-from compressor.tasks.sketch.selector_policies import GruPolicy
+from compressor.tasks.sketch.selector_policies import GruPolicy, build_policy
 from compressor.tasks.sketch.selector_rewards import Outcomes, Unseen, _of_bundle, looks_of, outcomes, triplet_of
 from compressor.tasks.sketch.selector_stage import (
     SelectorStage,
     cascade_choices,
+    fit_outside_a_run,
     fold_of,
     search_thresholds,
     selector_stage,
@@ -41,7 +42,9 @@ from compressor.tasks.sketch.task import Task
 from compressor.train import distill
 from profiles.errors import RequestError
 from profiles.flops import count_module
+from targets.parity import compare
 from tests.compressor.test_sketch_task import cache, folder, recipe  # noqa: F401
+from tests.tools import need_module
 
 CANVASES = (16, 32)
 MANY = 3  # strokes that need the large canvas
@@ -98,14 +101,7 @@ def made_up(sketches: list[Sketch], rank: np.ndarray, nearest: np.ndarray | None
 
 
 def train(stage: SelectorStage, found: Outcomes) -> dict[str, float]:
-    stage.samples = stage.make_samples(found)
-    spec = stage.optimizers()[0]
-    for step in range(stage.steps):
-        loss = stage.loss({"selector": stage.policy}, stage.batch(step, np.random.default_rng(step)))["loss"]
-        spec.optimizer.zero_grad()
-        loss.backward()
-        spec.optimizer.step()
-        spec.scheduler.step()  # type: ignore[union-attr]
+    fit_outside_a_run(stage, found)
     return stage.validate(SimpleNamespace(device="cpu"))  # type: ignore[arg-type]
 
 
@@ -136,8 +132,7 @@ def test_a_gate_and_a_cascade_learn_to_stop_where_the_first_look_was_sure(task: 
     gate = train(SelectorStage(task(kind="gate", lambda_F=0.2, steps=80, optimizer={"lr": 0.05})), found)
     assert gate["acc@1"] == 1 and gate["share_16px"] == pytest.approx(sure.mean(), abs=0.02)
     cascade: Any = selector_stage(task(kind="cascade", lambda_F=0.2))  # type: ignore[arg-type]
-    cascade.samples = cascade.make_samples(found)
-    cascade.thresholds = search_thresholds(cascade._certainty(), cascade.samples.rewards)
+    fit_outside_a_run(cascade, found)
     assert cascade.validate(None)["acc@1"] > 0.98 and 0.1 / 9 <= cascade.thresholds[0] < 0.15
 
 
@@ -307,7 +302,8 @@ def test_a_recipe_with_a_selector_gives_a_bundle_that_chooses_the_same_on_onnx(
     on_onnx.calls.clear()
     value = on_onnx.evaluate("validation").value
     calls = {name: count / len(queries) for name, count in on_onnx.calls.items()}
-    assert calls == pytest.approx(bundle.uses["query"]), "what the float student called"
+    used = {name: count for name, count in bundle.uses["query"].items() if count}
+    assert calls == pytest.approx(used), "what the float student called"
     looked = {px: calls.get(f"encoder_{px}", 0.0) for px in (16, 32)}
     assert sum(looked.values()) == pytest.approx(1.0) or kind in ("gate", "cascade")
     if kind in ("gate", "cascade"):
@@ -320,18 +316,51 @@ def test_a_recipe_with_a_selector_gives_a_bundle_that_chooses_the_same_on_onnx(
     assert stage["metrics"]["mmacs"] > 0 and 0 <= stage["metrics"]["share_16px"] <= 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("device", "runtime"), [("host", "tflite"), ("cortex-m4", "c"), ("host", "openvino")])
+def test_the_policies_networks_compile_to_int8_everywhere(tmp_path: Path, device: str, runtime: str) -> None:
+    need_module("ai_edge_litert", "openvino")
+    from profiles.device import load_device
+    from targets.artifact import compile_bundle
+    from targets.bundle import Bundle
+    from targets.export import BundleWriter
+
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    step, gate = build_policy("gru", 3, 16).step, build_policy("gate", 3, 0)
+    for head in (step.head, gate.head):
+        torch.nn.init.normal_(head.weight)
+    point, state = rng.normal(0, 0.3, (64, 5)), np.tanh(rng.normal(size=(64, 16)))
+    feeds = {"selector_step": {"point": point, "state": state}, "selector": {"features": rng.normal(size=(64, 17))}}
+    outputs = {"selector_step": ("next_state", "logits"), "selector": ("logits",)}
+    with BundleWriter(tmp_path / "b", student="s", task="sketch", glue="model", has_metric=False) as writer:
+        for name, module in {"selector_step": step, "selector": gate}.items():
+            inputs = {key: value.astype(np.float32) for key, value in feeds[name].items()}
+            writer.add_graph(name, module, inputs, outputs=outputs[name])
+            writer.golden(name, inputs)
+            writer.calibration(name, inputs)
+        writer.uses({"query": {"selector_step": 20, "selector": 1}})
+        writer.settings({"graph": "selector_step"})  # the generic glue's
+    artifact = compile_bundle(Bundle.open(tmp_path / "b"), load_device(device), runtime, "int8", tmp_path / "a")
+    assert artifact.status == "built", artifact.reason
+    if runtime != "c":
+        golden, expected = Bundle.open(tmp_path / "b").golden("selector_step")
+        found = artifact.student().sessions["selector_step"](golden)
+        assert compare(expected, found).sqnr_db > 20
+
+
 def _check_as_another_student(path: Path, config: Any, arrays: dict[str, np.ndarray]) -> None:
     """Its rewards are those of its validation part outside our test part, in a gallery as large as the test part's."""
     task = Task(config.model_copy(update={"data": config.data.model_copy(update={"fold": 1})}))
     task.setup(SimpleNamespace(rng=lambda *_: np.random.default_rng(0)))  # type: ignore[arg-type]
     closed = {task.pairs.concept(int(index)) for index in task.split.test}
-    unseen = _of_bundle(task, str(path), (16, 32))
+    unseen = _of_bundle(task, str(path), (16, 32), 6)
     assert unseen.labels and not closed & set(unseen.labels)
     assert set(unseen.labels) == {str(label) for label in arrays["labels"]} - closed
     rows = [arrays["labels"].tolist().index(label) for label in unseen.labels]
     assert np.einsum("nd,nd->n", unseen.gallery[unseen.truth], normalised(arrays["gallery"][rows])) == pytest.approx(
         1, abs=1e-3
     )
-    assert len(unseen.gallery) == len(task.split.test) and unseen.embed(unseen.sketches, 16).shape[1] == 16
+    assert len(unseen.gallery) == 6 and unseen.embed(unseen.sketches, 16).shape[1] == 16
     with pytest.raises(RequestError, match="has no encoder_24"):
-        _of_bundle(task, str(path), (16, 24))
+        _of_bundle(task, str(path), (16, 24), 6)

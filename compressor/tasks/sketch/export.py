@@ -52,6 +52,7 @@ def export(task: Task, writer: BundleWriter) -> None:
     if task.selector is not None:
         names += add_selector(task, task.selector, writer)
         settings["selector"] = task.selector.settings_for_glue()
+        writer.lineage({"selector": {"students": task.selector.students}})
     writer.settings(settings)
     student = FloatStudent({name: writer.reference(name) for name in names}, settings)
     teacher_value = 0.0
@@ -83,11 +84,13 @@ class FloatStudent:
         return call
 
     def evaluate(self, arrays: Arrays) -> tuple[float, dict[str, float]]:
-        """acc@1 on a split's arrays, and the mean number of calls per query of every graph that was called."""
+        """acc@1 on a split's arrays, and the mean number of calls per query of every graph that was called, 0 for an
+        encoder that the selector may choose and did not."""
         self.calls.clear()
         value = self.glue.evaluate(arrays).value
         queries = len(arrays["truth"])
-        calls = {name: count / queries for name, count in self.calls.items() if name != "photo_encoder"}
+        calls = {f"encoder_{px}": 0.0 for px in self.glue.selector.canvases}
+        calls |= {name: count / queries for name, count in self.calls.items() if name != "photo_encoder"}
         return value, dict(sorted(calls.items()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -79,9 +79,9 @@ class SelectorConfig(Section):
         return "first" if self.kind == "gate" else "all"
 
 
-def selector_canvases(config: Any) -> tuple[int, ...]:
-    """What the selector of a sketch recipe chooses from, smallest first."""
-    return tuple(sorted(set(config.selector.canvases or config.deploy.canvases)))
+def selector_canvases(selector: SelectorConfig, deployed: Sequence[int]) -> tuple[int, ...]:
+    """What the selector chooses from, smallest first."""
+    return tuple(sorted(set(selector.canvases or deployed)))
 
 
 def check_selector(selector: SelectorConfig, deployed: Sequence[int]) -> None:
@@ -90,7 +90,7 @@ def check_selector(selector: SelectorConfig, deployed: Sequence[int]) -> None:
         return
     if unknown := sorted(set(selector.canvases) - set(deployed)):
         raise ValueError(f"selector.canvases has {unknown[0]} px, which deploy.canvases does not have")
-    if len(set(selector.canvases or deployed)) < 2:
+    if len(selector_canvases(selector, deployed)) < 2:
         raise ValueError(f"selector.kind: {selector.kind} needs at least two canvases to choose from (deploy.canvases)")
     if selector.kind == "gru" and not selector.units:
         raise ValueError("selector.hidden: a GRU needs at least one unit")

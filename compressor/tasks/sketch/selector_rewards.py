@@ -92,11 +92,12 @@ def by_drawing(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
     return sums / np.bincount(group).reshape(-1, *[1] * (values.ndim - 1))
 
 
-def collect(task: Task, device: torch.device) -> Outcomes:
-    """The samples of the deployed student's validation part, then those of `selector.students`."""
-    settings = task.config.selector
-    canvases = selector_canvases(task.config)
-    parts = [_own(task, device), *(_of_bundle(task, path, canvases) for path in settings.students)]
+def collect(task: Task, settings: SelectorConfig, device: torch.device) -> Outcomes:
+    """The samples of the deployed student's validation part, then those of `settings.students`. Its looks are combined
+    as the settings say, so those of one kind of selector are not those of another."""
+    canvases = selector_canvases(settings, task.config.deploy.canvases)
+    wanted = settings.gallery or len(task.split.test)
+    parts = [_own(task, wanted, device), *(_of_bundle(task, path, canvases, wanted) for path in settings.students)]
     results = [outcomes(part, canvases, settings, task.config.seed, own=index == 0) for index, part in enumerate(parts)]
     joined = {
         name: np.concatenate([getattr(result, name) for result in results])
@@ -184,10 +185,9 @@ def look_macs(
 # --- where samples come from ---
 
 
-def _own(task: Task, device: torch.device) -> Unseen:
-    """The validation part, which no stage has trained on; training photos fill its gallery up to the test part's."""
+def _own(task: Task, wanted: int, device: torch.device) -> Unseen:
+    """The validation part, which no stage has trained on; training photos fill its gallery up to `wanted`."""
     config, part = task.config, task.split.validation
-    wanted = config.selector.gallery or len(task.split.test)
     spare = task.context.rng("selector gallery").permutation(task.split.train)[: max(wanted - len(part), 0)]
     indices = np.concatenate([part, spare])
     if config.gallery == "teacher":
@@ -205,7 +205,7 @@ def _own(task: Task, device: torch.device) -> Unseen:
     )
 
 
-def _of_bundle(task: Task, path: str, canvases: tuple[int, ...]) -> Unseen:
+def _of_bundle(task: Task, path: str, canvases: tuple[int, ...], wanted: int) -> Unseen:
     """Another student's validation part, without what is in our own test part, in a gallery without it.
 
     Raises RequestError where the bundle lacks an encoder of these canvases, or has no drawing that can be used.
@@ -232,7 +232,6 @@ def _of_bundle(task: Task, path: str, canvases: tuple[int, ...]) -> Unseen:
     extra = [
         index for index, label in enumerate(spare.labels) if label not in own and concepts.get(label) not in closed
     ]
-    wanted = task.config.selector.gallery or len(task.split.test)
     chosen = task.context.rng("selector gallery", path).permutation(extra)[: max(wanted - len(kept), 0)]
     sketches = unpack_sketches(arrays)
     return Unseen(

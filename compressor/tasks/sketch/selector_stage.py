@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compressor.context import seed_globally
+from compressor.context import entropy, seed_globally
 from compressor.losses import policy_gradient
 from compressor.stage import OptimizerSpec, Stage
 from compressor.tasks.sketch.config import OptimizerConfig
@@ -24,6 +24,7 @@ from compressor.tasks.sketch.selector_rewards import Outcomes, by_drawing, colle
 from compressor.tasks.sketch.simplify import five_tuples, simplify
 from compressor.tasks.sketch.teacher import adamw
 from profiles.flops import count_module
+from targets.bundle import Bundle
 
 if TYPE_CHECKING:
     from compressor.tasks.sketch.task import Task
@@ -64,12 +65,13 @@ class SelectorStage(Stage):
 
     name = "selector"
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, settings: SelectorConfig | None = None) -> None:
         self.task = task
-        self.settings: SelectorConfig = task.config.selector
-        self.canvases = selector_canvases(task.config)
+        self.settings: SelectorConfig = settings or task.config.selector
+        self.canvases = selector_canvases(self.settings, task.config.deploy.canvases)
         self.steps = self.settings.steps
         self.scale: Scale | None = None
+        self.students: dict[str, str] = {}  # path: SHA-256 of the bundles that added rewards
         self._policy: CrossFitted | None = None
         self.samples: Samples | None = None
 
@@ -94,18 +96,20 @@ class SelectorStage(Stage):
         return [adamw([{"params": list(self.policy.parameters())}], optimizer, self.steps)]
 
     def state_dict(self) -> dict[str, Any]:
-        return self.scale.to_settings() if self.scale is not None else {}
+        scale = self.scale.to_settings() if self.scale is not None else None
+        return {"scale": scale, "students": self.students}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if state:
-            self.scale = Scale.from_settings(state)
+        self.scale = Scale.from_settings(state["scale"]) if state["scale"] else None
+        self.students = dict(state["students"])
 
     # --- samples ---
 
     def start(self, context: Context) -> None:
         self.task.load_targets(context)
+        self.students = {path: Bundle.open(path).sha256 for path in self.settings.students}
         self.task.student.to(context.device)
-        self.samples = self.make_samples(collect(self.task, context.device))
+        self.samples = self.make_samples(collect(self.task, self.settings, context.device))
 
     def make_samples(self, outcomes: Outcomes) -> Samples:
         settings, task = self.settings, self.task
@@ -242,8 +246,8 @@ def report(samples: Samples, unseen: np.ndarray, deployed: np.ndarray, canvases:
 class CascadeStage(SelectorStage):
     """Nothing is trained: the thresholds of the doubt are those with the largest mean reward."""
 
-    def __init__(self, task: Task) -> None:
-        super().__init__(task)
+    def __init__(self, task: Task, settings: SelectorConfig | None = None) -> None:
+        super().__init__(task, settings)
         self.steps = 0
         self.thresholds: list[float] = []
 
@@ -255,9 +259,12 @@ class CascadeStage(SelectorStage):
 
     def run(self, trainer: Trainer) -> None:
         self.start(trainer.context)
+        self.search()
+
+    def search(self) -> None:
+        """Set the thresholds from the samples."""
         assert self.samples is not None
-        levels = self._certainty()
-        self.thresholds = search_thresholds(levels, self.samples.rewards)
+        self.thresholds = search_thresholds(self._certainty(), self.samples.rewards)
 
     def _inputs(self, outcomes: Outcomes) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         return (), np.zeros(len(outcomes.views))
@@ -279,9 +286,10 @@ class CascadeStage(SelectorStage):
         return report(samples, unseen, cascade_choices(levels, self.thresholds), self.canvases)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"thresholds": self.thresholds}
+        return {**super().state_dict(), "thresholds": self.thresholds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
         self.thresholds = list(state["thresholds"])
 
     def settings_for_glue(self) -> dict[str, Any]:
@@ -322,9 +330,28 @@ def search_thresholds(levels: np.ndarray, rewards: np.ndarray) -> list[float]:
     return [float(np.clip(value, -1e9, 1e9)) for value in thresholds]
 
 
-def selector_stage(task: Task) -> SelectorStage | None:
-    """The stage that the recipe's `selector.kind` asks for; None for "fixed"."""
-    kind = task.config.selector.kind
+def selector_stage(task: Task, settings: SelectorConfig | None = None) -> SelectorStage | None:
+    """The stage that the recipe's `selector.kind` asks for, or that of other settings; None for "fixed"."""
+    kind = (settings or task.config.selector).kind
     if kind == "fixed":
         return None
-    return CascadeStage(task) if kind == "cascade" else SelectorStage(task)
+    return CascadeStage(task, settings) if kind == "cascade" else SelectorStage(task, settings)
+
+
+def fit_outside_a_run(stage: SelectorStage, outcomes: Outcomes) -> None:
+    """Learn on samples that were collected before, on the CPU, without checkpoints: a sweep over lambda_F, say, for one
+    student, whose outcomes need to be collected once for each way of combining looks."""
+    stage.samples = stage.make_samples(outcomes)
+    if isinstance(stage, CascadeStage):
+        stage.search()
+        return
+    (spec,) = stage.optimizers()
+    seed = stage.task.config.seed
+    for step in range(stage.steps):
+        seed_globally(seed, stage.name, step)
+        batch = stage.batch(step, np.random.default_rng(entropy(seed, stage.name, step)))
+        spec.optimizer.zero_grad()
+        stage.loss(stage.modules(), batch)["loss"].backward()
+        spec.optimizer.step()
+        assert spec.scheduler is not None  # adamw gives one
+        spec.scheduler.step()
