@@ -35,6 +35,16 @@ def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 
     return (margin + pairwise_distance(anchor, positive) - pairwise_distance(anchor, negative)).clamp_min(0).mean()
 
 
+def triplet_in_batch(query: Tensor, key: Tensor, margin: float = 0.2) -> Tensor:
+    """The triplet loss over every other key of the batch: what a negative drawn by chance gives on average.
+
+    `query`, `key` (batch, dim), L2-normalised; row i of `query` matches row i of `key`; at least two rows.
+    """
+    distance = pairwise_distance(query[:, None], key[None])
+    violation = (margin + distance.diagonal()[:, None] - distance).clamp_min(0)
+    return (violation.sum() - violation.diagonal().sum()) / (len(query) * (len(query) - 1))
+
+
 def hardest_negatives(anchor: Tensor, keys: Tensor, target: Tensor) -> Tensor:
     """For each anchor the row of `keys` nearest to it that is not its own.
 

@@ -95,6 +95,9 @@ def _timm_encoder(name: str, embedding_dim: int, in_channels: int, width: float,
         raise RequestError(f"network timm:{name}: {error}; drop_path must be 0 for it") from None
     normalisation = network.pretrained_cfg.get("mean", IMAGENET_MEAN), network.pretrained_cfg.get("std", IMAGENET_STD)
     features = getattr(network, "head_hidden_size", None) or network.num_features
+    if isinstance(network, timm.models.vgg.VGG):
+        # Layers of ImageNet's classifier, 119.5 M parameters on a 7 x 7 map. Retrieval pools the convolutions instead.
+        network.pre_logits, features = nn.Identity(), network.num_features  # type: ignore[assignment]
     return Encoder(network, features, embedding_dim, in_channels, *(normalisation if in_channels == 3 else ((), ())))
 
 

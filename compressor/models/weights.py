@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from compressor.models.encoder import Encoder
-from profiles.errors import RequestError
+from profiles.errors import MissingError, RequestError
 
 # lukemelas' EfficientNet (the weights' package) to timm's. Block numbers are handled apart: timm counts within stages.
 TOP = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
@@ -28,12 +28,21 @@ LITE0_REPEATS = (1, 2, 2, 3, 3, 4, 1)  # blocks of each stage, EfficientNet-B0's
 def load_weights(encoder: Encoder, network: str, source: str) -> None:
     """Give an encoder the weights of a data source (its head stays as it is), or all of one trained before.
 
-    source: a data source's name, fetched if need be, or the path of a .safetensors file with an encoder's whole state,
-    such as a bundle's weights/encoder.safetensors.
-    Raises RequestError if there are no such weights or they belong to another network.
+    source: a data source's name, fetched if need be; "timm", whose own for this network come from its cache or hub; or
+    the path of a .safetensors file with an encoder's whole state, such as a bundle's weights/encoder.safetensors, or
+    with a bare network's in timm's names.
+    Raises RequestError if there are no such weights or they belong to another network, MissingError if they cannot be
+    had from here.
     """
+    if source == "timm":
+        _load_network(encoder, _from_timm(network), source, network)
+        return
     if source.endswith(".safetensors"):
-        _load(encoder, _read(Path(source)), source, network)
+        state = _read(Path(source))
+        if any(name.startswith("network.") for name in state):
+            _load(encoder, state, source, network)
+        else:
+            _load_network(encoder, state, source, network)
         return
     from compressor.data import fetch
 
@@ -53,6 +62,28 @@ def _read(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise RequestError(f"weights {path}: not readable ({error})") from None
+
+
+def _from_timm(network: str) -> Mapping[str, Tensor]:
+    import timm
+
+    name = network.removeprefix("timm:")
+    if not network.startswith("timm:") or not timm.models.is_model_pretrained(name):
+        raise RequestError(f"weights timm: timm publishes no weights for {network}")
+    try:
+        return timm.create_model(name, pretrained=True, num_classes=0).state_dict()
+    except Exception as error:  # hub, network and file errors of several libraries
+        reason = " ".join(str(error).split())[:200]
+        raise MissingError(
+            f"weights timm: {name}'s could not be had ({reason}); fetch them where there is a network, or give "
+            f"their model.safetensors"
+        ) from None
+
+
+def _load_network(encoder: Encoder, state: Mapping[str, Tensor], source: str, network: str) -> None:
+    """The tensors of the encoder's network out of `state`; the classifier, which it lacks, is left out."""
+    wanted = encoder.network.state_dict().keys()
+    _load(encoder.network, {name: tensor for name, tensor in state.items() if name in wanted}, source, network)
 
 
 def _load(module: nn.Module, state: Mapping[str, Tensor], source: str, network: str) -> None:

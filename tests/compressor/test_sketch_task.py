@@ -163,7 +163,7 @@ def test_the_loss_is_averaged_over_the_canvases(folder: Path, tmp_path: Path) ->
     task.student.eval()
     batch = stage.batch(0, np.random.default_rng(0))
     both = stage.loss({"student": task.student}, batch)["loss"]
-    single = [stage._loss_on(task.student, batch, px)["loss"] for px in (24, 32)]
+    single = [stage._loss_on({"student": task.student}, batch, px)["loss"] for px in (24, 32)]
     assert torch.allclose(both, sum(single) / 2)
 
 

@@ -30,8 +30,9 @@ class DataConfig(Section):
 
 
 class TeacherConfig(Section):
-    """`weights`: a data source of weights, or a .safetensors file of a teacher that was trained before (with
-    stages.teacher.steps=0 it stays as it is); null: fresh ones."""
+    """`weights`: a data source of weights; "timm": those that timm publishes for the network, from its cache or hub; or
+    a .safetensors file of the bare network, or of a teacher that was trained before (with stages.teacher.steps=0 it
+    stays as it is); null: fresh ones."""
 
     network: str = "timm:tf_efficientnet_lite0"
     weights: str | None = "efficientnet-lite0"
@@ -73,7 +74,8 @@ class OptimizerConfig(Section):
 
 
 class TeacherStageConfig(Section):
-    """Fine-tuning: InfoNCE between a sketch and one of its photos."""
+    """Fine-tuning on sketches and photos: InfoNCE, or the triplet loss of the paper's teacher over every other photo
+    of the batch."""
 
     steps: int = Field(..., ge=0)
     batch: int = Field(default=64, ge=2, description="pairs per process")
@@ -82,7 +84,9 @@ class TeacherStageConfig(Section):
     )
     optimizer: OptimizerConfig
     head_lr_factor: float = Field(default=4.0, gt=0)
-    temperature: float = Field(default=0.07, gt=0)
+    loss: Literal["info_nce", "triplet"] = "info_nce"
+    temperature: float = Field(default=0.07, gt=0, description="of info_nce")
+    margin: float = Field(default=0.2, ge=0, description="of triplet")
     gallery_share: float = Field(default=0.5, ge=0, le=1, description="how often the photo is the gallery vendor's")
     sketch_strength: float = Field(default=1.0, ge=0, description="of the sketches' augmentation")
     photo_strength: float = Field(default=0.6, ge=0)

@@ -18,7 +18,7 @@ from compressor.losses import contrastive, relational, response
 from compressor.models.encoder import unit
 from compressor.stage import OptimizerSpec, Stage
 from compressor.tasks.sketch.config import DistillStageConfig, LossConfig
-from compressor.tasks.sketch.teacher import accuracy_at_1, adamw, channels_last
+from compressor.tasks.sketch.teacher import adamw, channels_last
 from compressor.tasks.sketch.views import draw, vary, vary_photos
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class DistillStage(Stage):
         """Drawings of pairs first, then drawings without a photo; only a teacher can say something about the latter."""
         task, settings = self.task, self.settings
         count = len(task.split.train)
-        extra = len(task.drawings) - count
+        extra = len(task.drawings) - task.paired
         unpaired = round(settings.batch * settings.drawings_share) if self.distilled and extra else 0
         mine = np.arange(count)[self.rank :: self.world_size]
         # A pair twice in a batch would be its own negative where the student embeds the photos.
@@ -245,6 +245,5 @@ class DistillStage(Stage):
         result = {}
         with self.average.in_place_of(task.student) if self.average is not None else contextlib.nullcontext():
             for px in self.settings.canvases:
-                queries, gallery = task.student_embeddings(part, px, context.device)
-                result[f"acc@1_{px}px"] = accuracy_at_1(queries, gallery)
+                result[f"acc@1_{px}px"] = task.student_accuracy(part, px, context.device)
         return result

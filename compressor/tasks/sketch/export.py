@@ -146,8 +146,9 @@ def _add_split(task: Task, writer: BundleWriter, part: str, student: FloatStuden
     """
     indices: np.ndarray = getattr(task.split, part)
     photos = task.pairs.photos(indices)[:, task.gallery_vendor]
-    arrays: dict[str, Any] = pack_sketches([task.sketches[index] for index in indices])
-    arrays["truth"] = np.arange(len(indices), dtype=np.int64)
+    sketches, truth = task.pairs.queries(indices)
+    arrays: dict[str, Any] = pack_sketches(sketches)
+    arrays["truth"] = truth
     names = {"labels": "labels", "images": "gallery_images", "embeddings": "gallery"}
     arrays |= {names[key]: value for key, value in _gallery(task, indices).items()}
     arrays["gallery_thumbs"] = resize_pixels(photos, THUMB_PX)
@@ -156,8 +157,8 @@ def _add_split(task: Task, writer: BundleWriter, part: str, student: FloatStuden
     value, calls = student.evaluate(arrays)
     if part == "validation":
         writer.uses({"query": calls})
-    writer.metric("acc@1", value, split=part, n=len(indices), of="student")
-    writer.metric("acc@1", teacher_value, split=part, n=len(indices), of="teacher")
+    writer.metric("acc@1", value, split=part, n=len(truth), of="student")
+    writer.metric("acc@1", teacher_value, split=part, n=len(truth), of="teacher")
     return teacher_value
 
 

@@ -57,9 +57,10 @@ def unseen(pairs: PairDataset, split: Split) -> Split:
 class Task(BaseTask):
     """Pairs, teacher, student, stages and metric.
 
-    pairs, split: the data and its parts by concept. sketches: of all pairs, in order. drawings: what the student learns
-    from, the training pairs' sketches first. views: variations of each drawing, one after the other, those of drawing d
-    being `view_offsets[d]:view_offsets[d + 1]`; mirrored (n,). targets: the teacher's "photos" (pairs, dim), "views"
+    pairs, split: the data and its parts by concept. sketches: one of each pair, in order. drawings: what the student
+    learns from, the training pairs' sketches first, `paired` of them. views: variations of each drawing, one after the
+    other; `view_offsets[d]:view_offsets[d + 1]` are those of training pair d, of all its sketches, then those of each
+    drawing without a photo; mirrored (n,). targets: the teacher's "photos" (pairs, dim), "views"
     (n, dim) and, where a loss needs them, "features" (n, features), once `load_targets` was called.
     """
 
@@ -77,7 +78,8 @@ class Task(BaseTask):
         )
         self.gallery_vendor = self._vendor_index()
         self.sketches: list[Sketch] = [self.pairs.sketch(index) for index in range(len(self.pairs))]
-        self.drawings = [self.sketches[index] for index in self.split.train]
+        self.drawings, self.owner = self.pairs.queries(self.split.train)
+        self.paired = len(self.drawings)
         if config.data.drawings:
             self.drawings += self.pairs.drawings(self.split)
         self.drawings += self._more_drawings()
@@ -142,15 +144,20 @@ class Task(BaseTask):
         return embed_photos(self.teacher, photos, settings.canvas_px, device, settings.flip_average)
 
     def teacher_accuracy(self, indices: np.ndarray, device: torch.device) -> float:
-        sketches = [self.sketches[index] for index in indices]
+        sketches, truth = self.pairs.queries(indices)
         queries = embed_sketches(self.teacher, sketches, self.config.teacher.canvas_px, device)
-        return accuracy_at_1(queries, self.teacher_gallery(indices, device))
+        return accuracy_at_1(queries, self.teacher_gallery(indices, device), truth)
+
+    def student_accuracy(self, indices: np.ndarray, canvas_px: int, device: torch.device) -> float:
+        queries, gallery = self.student_embeddings(indices, canvas_px, device)
+        return accuracy_at_1(queries, gallery, self.pairs.queries(indices)[1])
 
     def student_embeddings(
         self, indices: np.ndarray, canvas_px: int, device: torch.device
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Sketches through the student on one canvas, and the gallery through whoever embeds it: (n, dim) each."""
-        queries = embed_sketches(self.student, [self.sketches[index] for index in indices], canvas_px, device)
+        """All sketches of these pairs through the student on one canvas, (queries, dim), and the gallery through
+        whoever embeds it, (n, dim). `pairs.queries` says which photo is a query's."""
+        queries = embed_sketches(self.student, self.pairs.queries(indices)[0], canvas_px, device)
         if self.config.gallery == "teacher":
             return queries, np.asarray(self.targets["photos"][indices])
         photos = resize_pixels(self.pairs.photos(indices)[:, self.gallery_vendor], canvas_px)
@@ -160,11 +167,10 @@ class Task(BaseTask):
         """The views of every drawing, and what the teacher says about them and about the photos."""
         settings = self.config.stages.targets
         if not self.views:
-            count = len(self.split.train)
-            counts = [settings.views] * count + [settings.drawing_views or settings.views] * (
-                len(self.drawings) - count
-            )
-            self.view_offsets = np.cumsum([0, *counts])
+            unpaired = len(self.drawings) - self.paired
+            counts = [settings.views] * self.paired + [settings.drawing_views or settings.views] * unpaired
+            first = np.searchsorted(self.owner, np.arange(len(self.split.train)))  # each training pair's first drawing
+            self.view_offsets = np.cumsum([0, *counts])[[*first, *range(self.paired, len(self.drawings) + 1)]]
             self.views, self.mirrored = views_of(self.drawings, counts, settings.strength, self.config.seed)
         if not self.targets:
             self.targets = teacher_outputs(self, context, self.views)
@@ -200,6 +206,6 @@ class Task(BaseTask):
                 "by": self.config.data.by,
             },
             "split": {part: len(getattr(self.split, part)) for part in ("train", "validation", "test")}
-            | {"drawings": len(self.drawings) - len(self.split.train)},
+            | {"drawings": len(self.drawings) - self.paired},
             "credits": [credit for source in (self.pairs, *self.more_sources) for credit in source.credits],
         }

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from compressor.cache import weights_hash
 from compressor.context import entropy
-from compressor.losses.contrastive import info_nce
+from compressor.losses.contrastive import info_nce, triplet_in_batch
 from compressor.models.encoder import Encoder, freeze_first_stages, unit
 from compressor.stage import OptimizerSpec, Stage
 from compressor.tasks.sketch.config import OptimizerConfig
@@ -81,14 +81,19 @@ def _embed(encoder: nn.Module, batches: Iterator[Tensor], device: torch.device) 
     return np.concatenate(parts)
 
 
-def accuracy_at_1(queries: np.ndarray, gallery: np.ndarray) -> float:
-    """Share of rows of `queries` whose own row of `gallery` is the single nearest; both (n, dim), L2-normalised."""
+def accuracy_at_1(queries: np.ndarray, gallery: np.ndarray, truth: np.ndarray | None = None) -> float:
+    """Share of rows of `queries` whose own row of `gallery`, `truth` (n,) or the same, is the single nearest.
+
+    Both are (rows, dim), L2-normalised.
+    """
     similarity = queries @ gallery.T
-    return float(((similarity >= np.diag(similarity)[:, None]).sum(1) == 1).mean())
+    rows = np.arange(len(queries))
+    right = similarity[rows, rows if truth is None else truth]
+    return float(((similarity >= right[:, None]).sum(1) == 1).mean())
 
 
 class TeacherStage(Stage):
-    """Fine-tune on pairs: InfoNCE between the embedding of a sketch and that of one of its photos."""
+    """Fine-tune on pairs: InfoNCE or a triplet loss between the embedding of a sketch and that of one of its photos."""
 
     name = "teacher"
 
@@ -118,7 +123,7 @@ class TeacherStage(Stage):
         chosen = rng.choice(own, min(settings.batch, len(task.split.train) // self.world_size), replace=False)
         mirrored = rng.random(len(chosen)) < 0.5
         sketches = [
-            vary(task.sketches[index], rng, settings.sketch_strength, bool(flip))
+            vary(self._sketch(int(index), rng), rng, settings.sketch_strength, bool(flip))
             for index, flip in zip(chosen, mirrored, strict=True)
         ]
         photos = np.stack([self._photo(int(index), rng) for index in chosen])
@@ -127,6 +132,11 @@ class TeacherStage(Stage):
             "sketches": draw(sketches, px),
             "photos": vary_photos(photos, px, rng, settings.photo_strength, mirrored),
         }
+
+    def _sketch(self, index: int, rng: np.random.Generator) -> Sketch:
+        """One of the pair's, by chance where there are several."""
+        sketches = self.task.pairs.sketches(index)
+        return sketches[rng.integers(len(sketches))] if len(sketches) > 1 else sketches[0]
 
     def _photo(self, index: int, rng: np.random.Generator) -> np.ndarray:
         """The gallery vendor's with probability `gallery_share`, else one of the other pictures of the pair."""
@@ -145,6 +155,8 @@ class TeacherStage(Stage):
         pictures = channels_last(torch.cat([(1 - sketches).expand(-1, 3, -1, -1), photos]))
         embeddings = unit(modules["teacher"](pictures))
         query, key = (self._gather(part) for part in embeddings.split(len(sketches)))
+        if self.settings.loss == "triplet":
+            return {"loss": triplet_in_batch(query, key, self.settings.margin)}
         return {"loss": info_nce(query, key, self.settings.temperature)}
 
     def validate(self, context: Context) -> dict[str, float]:
