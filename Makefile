@@ -13,6 +13,7 @@ PARALLEL ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 demo: install
 	$(BIN)/compressor data fetch openmoji
+	$(BIN)/compressor data fetch line-icons
 	$(BIN)/compressor data fetch efficientnet-lite0
 	$(BIN)/compressor bench sketch --device host --out $(RUN) --resume
 

@@ -59,6 +59,7 @@ def recipe(folder: Path, *overrides: str) -> Any:
     small = [
         f"data.source={folder}",
         "data.gallery_vendor=null",
+        "data.more_drawings=[]",
         "teacher.network=timm:test_efficientnet",
         "teacher.weights=null",
         "teacher.embedding_dim=16",
@@ -158,7 +159,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
 
 
 def test_the_loss_is_averaged_over_the_canvases(folder: Path, tmp_path: Path) -> None:
-    task = ready(recipe(folder, "stages.distill.canvases=[24,32]"), tmp_path)
+    task = ready(recipe(folder, "stages.distill.canvases=[24,32]", "stages.distill.canvases_per_step=null"), tmp_path)
     stage = distill_stage(task)
     task.student.eval()
     batch = stage.batch(0, np.random.default_rng(0))
