@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.sketch_runs import spent, teacher_scores, teacher_weights, train
 from benchmarks.writing import RESULTS, write_rows
 
 SMALL = ["student.width=1.1", "stages.distill.canvases=[24]", "deploy.canvases=[24]", "deploy.canvas_px=24"]
@@ -98,51 +98,18 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(arguments: argparse.Namespace, name: str, overrides: list[str]) -> Path:
-    """A finished run of the recipe with these overrides, in a directory of its own; continued if it was stopped."""
-    from compressor.recipe import load_recipe
-    from compressor.train import distill
-
-    label = name.replace(" ", "-").replace("/", "-of-")
-    recipe = load_recipe(arguments.recipe, [*arguments.set, *overrides, f"name={label}"])
-    run_dir = arguments.work / f"{label}-{recipe.hash[:12]}"
-    began = time.monotonic()
-    distill(recipe, run_dir, resume=True)
-    spent(arguments, time.monotonic() - began)
-    return run_dir
-
-
-def spent(arguments: argparse.Namespace, seconds: float) -> float:
-    """Add to the seconds spent in training so far, over all starts of this program; returns their sum."""
-    from profiles.storage import read_json, write_json
-
-    path = arguments.work / "seconds.json"
-    total = (read_json(path) if path.exists() else 0.0) + seconds
-    write_json(path, total)
-    return total
-
-
 def train_teacher(arguments: argparse.Namespace, fold: int) -> Path:
     """The fold's teacher as one file of weights, for every student of the fold to start from."""
-    from safetensors.torch import save_file
-
-    from compressor.checkpoint import Checkpoints
-    from profiles.storage import atomic_file
-
-    overrides = [f"data.fold={fold}", "stages.distill.steps=0", "stages.targets.views=1", "data.more_drawings=[]"]
-    run_dir = train(arguments, f"teacher fold {fold}", overrides)
-    path = run_dir / "teacher.safetensors"
-    if not path.exists():
-        weights = Checkpoints(run_dir / "checkpoints" / "teacher").load("final")["shared"]["modules"]["teacher"]
-        with atomic_file(path) as temporary:
-            save_file({key: value.contiguous() for key, value in weights.items()}, temporary)
-    return path
+    fixed = [f"data.fold={fold}", "stages.distill.steps=0", "stages.targets.views=1", "data.more_drawings=[]"]
+    run_dir = train(arguments.recipe, arguments.work, f"teacher fold {fold}", [*arguments.set, *fixed])
+    return teacher_weights(run_dir)
 
 
 def train_student(arguments: argparse.Namespace, teacher: Path, name: str, fold: int, seed: int) -> Path:
     known = {**{key: value.overrides for key, value in STUDENTS.items()}, **ABLATION}
     fixed = [f"teacher.weights={teacher}", "stages.teacher.steps=0", f"data.fold={fold}", f"seed={seed}"]
-    return train(arguments, f"{name} fold {fold} seed {seed}", [*fixed, *known[name]]) / "bundle"
+    overrides = [*arguments.set, *fixed, *known[name]]
+    return train(arguments.recipe, arguments.work, f"{name} fold {fold} seed {seed}", overrides) / "bundle"
 
 
 def outcome(bundle: Path) -> Outcome:
@@ -165,24 +132,8 @@ def outcome(bundle: Path) -> Outcome:
 
 def teacher_outcome(bundle: Path) -> Outcome:
     """The teacher on its own canvas, from a bundle of its fold."""
-    from types import SimpleNamespace
-
-    import torch
-
-    from compressor.recipe import parse_recipe
-    from compressor.tasks.sketch.task import Task
-    from compressor.tasks.sketch.teacher import embed_sketches
-
-    manifest = json.loads((bundle / "bundle.json").read_text())
-    task: Any = Task(parse_recipe(manifest["recipe"], "the student's recipe"))
-    task.setup(SimpleNamespace())
-    device, test = torch.device("cpu"), task.split.test
-    sketches = [task.sketches[index] for index in test]
-    similarity = embed_sketches(task.teacher, sketches, task.config.teacher.canvas_px, device)
-    similarity = similarity @ task.teacher_gallery(test, device).T
-    scores = ((similarity >= np.diag(similarity)[:, None]).sum(1) == 1).astype(np.float64)
-    validation = task.teacher_accuracy(task.split.validation, device)
-    return Outcome(scores, validation, manifest["teacher"]["macs"], manifest["teacher"]["parameters"])
+    costs = json.loads((bundle / "bundle.json").read_text())["teacher"]
+    return Outcome(*teacher_scores(bundle), costs["macs"], costs["parameters"])
 
 
 def seeds_of(arguments: argparse.Namespace, fold: int) -> list[int]:
@@ -276,7 +227,7 @@ def main() -> None:
     if "ablation" in arguments.part:
         rows += run_ablation(arguments)
     if rows:
-        write_rows(arguments.out, rows, minutes=spent(arguments, 0.0) / 60, seeds=arguments.seeds)
+        write_rows(arguments.out, rows, minutes=spent(arguments.work) / 60, seeds=arguments.seeds)
     for item in rows:
         low, high = item["ci95"]
         print(f"{item['variant']:52s} {item['value']:7.3f}  [{low:.3f}, {high:.3f}]  n {item['n']}")

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.sketch_runs import spent, teacher_scores, teacher_weights, train
 from benchmarks.writing import RESULTS, write_rows
 
 # The weights of the recipe's loss are the asymmetric student's. A symmetric one has InfoNCE for prototype_ce.
@@ -67,49 +67,17 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(arguments: argparse.Namespace, name: str, overrides: list[str]) -> Path:
-    """A finished run of the recipe with these overrides, in a directory of its own; continued if it was stopped."""
-    from compressor.recipe import load_recipe
-    from compressor.train import distill
-
-    recipe = load_recipe(arguments.recipe, [*arguments.set, *overrides, f"name={name.replace(' ', '-')}"])
-    run_dir = arguments.work / f"{name.replace(' ', '-')}-{recipe.hash[:12]}"
-    began = time.monotonic()
-    distill(recipe, run_dir, resume=True)
-    _spend(arguments, time.monotonic() - began)
-    return run_dir
-
-
-def _spend(arguments: argparse.Namespace, seconds: float) -> float:
-    """Add to the seconds spent in training so far, over all starts of this program; returns their sum."""
-    from profiles.storage import read_json, write_json
-
-    path = arguments.work / "seconds.json"
-    total = (read_json(path) if path.exists() else 0.0) + seconds
-    write_json(path, total)
-    return total
-
-
 def train_teacher(arguments: argparse.Namespace) -> Path:
     """The teacher's weights as one file, for every student to start from."""
-    from safetensors.torch import save_file
-
-    from compressor.checkpoint import Checkpoints
-    from profiles.storage import atomic_file
-
-    run_dir = train(arguments, "teacher", ["stages.distill.steps=0", "stages.targets.views=1"])
-    weights = Checkpoints(run_dir / "checkpoints" / "teacher").load("final")["shared"]["modules"]["teacher"]
-    path = run_dir / "teacher.safetensors"
-    if not path.exists():
-        with atomic_file(path) as temporary:
-            save_file({key: value.contiguous() for key, value in weights.items()}, temporary)
-    return path
+    overrides = [*arguments.set, "stages.distill.steps=0", "stages.targets.views=1"]
+    return teacher_weights(train(arguments.recipe, arguments.work, "teacher", overrides))
 
 
 def student(arguments: argparse.Namespace, teacher: Path, variant: str, seed: int, lr: float) -> Outcome:
     import targets
 
     overrides = [
+        *arguments.set,
         f"teacher.weights={teacher}",
         "stages.teacher.steps=0",
         f"stages.distill.steps={arguments.steps}",
@@ -117,7 +85,7 @@ def student(arguments: argparse.Namespace, teacher: Path, variant: str, seed: in
         f"seed={seed}",
         *VARIANTS[variant],
     ]
-    bundle = train(arguments, f"{variant} seed {seed}", overrides) / "bundle"
+    bundle = train(arguments.recipe, arguments.work, f"{variant} seed {seed}", overrides) / "bundle"
     opened = targets.load(bundle)
     return Outcome(opened.evaluate("validation").value, opened.evaluate("test").scores, bundle)
 
@@ -128,26 +96,6 @@ def tuned(arguments: argparse.Namespace, teacher: Path, variant: str) -> tuple[f
     tried = {lr: student(arguments, teacher, variant, first, lr) for lr in arguments.lr}
     best = max(tried, key=lambda lr: tried[lr].validation)
     return best, [tried[best], *(student(arguments, teacher, variant, seed, best) for seed in others)]
-
-
-def teacher_scores(bundle: Path) -> np.ndarray:
-    """1 or 0 for every test query, of the teacher on its own canvas."""
-    from types import SimpleNamespace
-
-    import torch
-
-    from compressor.recipe import parse_recipe
-    from compressor.tasks.sketch.task import Task
-    from compressor.tasks.sketch.teacher import embed_sketches
-
-    recipe = json.loads((bundle / "bundle.json").read_text())["recipe"]
-    task: Any = Task(parse_recipe(recipe, "the student's recipe"))
-    task.setup(SimpleNamespace())
-    device, test = torch.device("cpu"), task.split.test
-    sketches = [task.sketches[index] for index in test]
-    similarity = embed_sketches(task.teacher, sketches, task.config.teacher.canvas_px, device)
-    similarity = similarity @ task.teacher_gallery(test, device).T
-    return ((similarity >= np.diag(similarity)[:, None]).sum(1) == 1).astype(np.float64)
 
 
 def row(variant: str, scores: np.ndarray, macs: float, parameters: int, **more: Any) -> dict[str, Any]:
@@ -197,7 +145,7 @@ def costs_of(bundle: Path) -> tuple[float, int]:
 
 def all_rows(outcomes: dict[str, tuple[float, list[Outcome]]], bundle: Path) -> list[dict[str, Any]]:
     teacher = json.loads((bundle / "bundle.json").read_text())["teacher"]
-    rows = [row("teacher", teacher_scores(bundle)[None], teacher["macs"], teacher["parameters"], by_seed=None)]
+    rows = [row("teacher", teacher_scores(bundle)[0][None], teacher["macs"], teacher["parameters"], by_seed=None)]
     scores = {}
     for variant, (lr, own) in outcomes.items():
         scores[variant] = np.stack([outcome.scores for outcome in own])
@@ -211,7 +159,7 @@ def main() -> None:
     teacher = train_teacher(arguments)
     outcomes = {variant: tuned(arguments, teacher, variant) for variant in VARIANTS}
     rows = all_rows(outcomes, outcomes["asymmetric distilled"][1][0].bundle)
-    write_rows(arguments.out, rows, minutes=_spend(arguments, 0.0) / 60, seeds=arguments.seeds)
+    write_rows(arguments.out, rows, minutes=spent(arguments.work) / 60, seeds=arguments.seeds)
     for item in rows:
         low, high = item["ci95"]
         print(f"{item['variant']:48s} {item['value']:7.3f}  [{low:.3f}, {high:.3f}]")

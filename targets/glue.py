@@ -23,6 +23,15 @@ BUILTIN = "compressor.tasks"
 GraphCall = Callable[[Arrays], dict[str, np.ndarray]]
 
 
+def evenly_spread(total: int, count: int) -> np.ndarray:
+    """At most `count` of the indices 0 to total - 1, ascending, the first and the last among them.
+
+    >>> evenly_spread(9, 3).tolist()
+    [0, 4, 8]
+    """
+    return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The task's metric, per item: `scores` (n,), optional `weights` (n,); the value is their weighted mean.

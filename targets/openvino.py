@@ -36,8 +36,7 @@ PLUGIN_NAMES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 # Operations whose bias is a sum behind them.
 PRODUCTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
 
-# Recurrent operations stay float, as ONNX Runtime leaves them: a trained LSTM that NNCF quantised had a signal to noise
-# of -22 dB, and 13.5 dB with all else quantised.
+# Recurrent operations stay float, as ONNX Runtime leaves them: NNCF's quantisation of a trained LSTM left noise only.
 RECURRENT = ("GRUCell", "GRUSequence", "LSTMCell", "LSTMSequence", "RNNCell", "RNNSequence")
 
 # Layers of the executed graph that move, shape or convert data, or hold constants: no arithmetic.

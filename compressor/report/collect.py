@@ -13,6 +13,7 @@ import numpy as np
 from profiles.device import Device
 from profiles.results import Record
 from profiles.storage import write_json
+from targets.glue import evenly_spread
 
 if TYPE_CHECKING:
     from compressor.policy import Choice
@@ -119,7 +120,7 @@ def _layer(layer: Any) -> dict[str, Any]:
 
 
 def _thinned(samples: np.ndarray) -> list[float]:
-    chosen = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), MAX_SAMPLES)).astype(int))
+    chosen = evenly_spread(len(samples), MAX_SAMPLES)
     return [round(float(value), 6) for value in samples[chosen]]
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from targets.student import Student
 
 QUERIES = 32  # that are counted, evenly spread over a split
+# Of the answers, that must be the glue's. Not all: int8 codes of the gallery turn what is nearly equal.
+AGREEMENT = 0.9
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class WholeQuery:
     queries: int
     agreed: int
     note: str | None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it is the student's query that was counted."""
+        return self.agreed >= AGREEMENT * self.queries
 
     def to_json(self) -> dict[str, Any]:
         cost = {"kind": "instructions", "value": self.instructions, "source": "counted"} if self.instructions else None

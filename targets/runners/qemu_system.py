@@ -41,6 +41,7 @@ RUNTIME = "c"
 OPTIONS = ("core", "machine", "stack_bytes")
 COUNTED_ROWS = 8
 EVALUATION_SHARE = 0.8  # of what is left of the time limit: the rest is for examples and a busy machine
+WITHOUT_GLUE = "instructions and memory are those of the graphs, without the glue's"
 
 
 class QemuSystemRunner(LocalRunner):
@@ -189,14 +190,14 @@ def _whole(
     try:
         program = writer(student, artifact, artifact.split(splits[0]), count, folder)
         firmware = build(program.folder, core, optimization, folder / "build", model_stack_bytes=stack_bytes)
+        arena_bytes = sum(graph.firmware.arena_bytes or 0 for graph in graphs.values())
+        found = whole_query(program, firmware, arena_bytes, min(left_s, ROW_TIMEOUT_S))
     except (RequestError, FirmwareError) as error:
-        return None, f"instructions and memory are those of the graphs, without the glue's: {error}"
-    arena_bytes = sum(graph.firmware.arena_bytes or 0 for graph in graphs.values())
-    found = whole_query(program, firmware, arena_bytes, min(left_s, ROW_TIMEOUT_S))
-    return found.to_json(), (
-        f"a whole query was counted as one program, glue and all: {found.agreed} of {found.queries} answers are those "
-        "of the student's glue"
-    )
+        return None, f"{WITHOUT_GLUE}: {error}"
+    answers = f"{found.agreed} of {found.queries} answers are those of the student's glue"
+    if not found.agrees:
+        return None, f"{WITHOUT_GLUE}: of the program for a whole query only {answers}"
+    return found.to_json(), f"a whole query was counted as one program, glue and all: {answers}"
 
 
 def _item_s(artifact: Artifact, graphs: Mapping[str, _EmulatedGraph]) -> float:

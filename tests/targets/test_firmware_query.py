@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ def test_the_programs_queries_are_counted_and_its_answers_compared(tmp_path: Pat
     firmware = build(folder, "m4", "O2", tmp_path / "m4")
     found = whole_query(program, firmware, arena_bytes=64, timeout_s=60.0)
     assert found.instructions == 1 + 2 * 1000 + 1 and (found.agreed, found.queries) == (2, 3)
+    assert not found.agrees and replace(found, agreed=3).agrees
     assert found.memory["arena"] == 64 and found.memory["ram"] >= 64 and 0 < found.memory["flash"] < 200
 
 

@@ -17,7 +17,7 @@ from compressor.tasks.sketch.raster import MINIMUM_WIDTH_PX, rasterise_batch
 from compressor.tasks.sketch.selector_export import add_selector
 from compressor.tasks.sketch.views import resize_pixels
 from profiles.flops import count_module
-from targets.glue import GraphCall
+from targets.glue import GraphCall, evenly_spread
 from targets.graph import Arrays
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _add_photo_encoder(task: Task, writer: BundleWriter) -> None:
 
 def _spread(indices: np.ndarray, count: int) -> np.ndarray:
     """At most `count` of them, evenly spread."""
-    return indices[np.unique(np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int))]
+    return indices[evenly_spread(len(indices), count)]
 
 
 def _canvases(task: Task, indices: np.ndarray, count: int, px: int) -> np.ndarray:

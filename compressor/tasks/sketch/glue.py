@@ -35,7 +35,7 @@ from compressor.tasks.sketch.selector_features import normalised
 from compressor.tasks.sketch.selector_glue import SELECTORS, Selection
 from profiles.errors import RequestError
 from profiles.storage import load_npz
-from targets.glue import Answer, Evaluation, Example, GraphCall
+from targets.glue import Answer, Evaluation, Example, GraphCall, evenly_spread
 from targets.graph import Arrays
 
 CHUNK = 64  # sketches or photos per call while evaluating
@@ -193,7 +193,7 @@ class Glue:
     def examples(self, arrays: Arrays, count: int) -> list[Example]:
         """Queries evenly spread over the split, as the encoder sees them, each with its five nearest photos."""
         total = _count(arrays)
-        chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
+        chosen = evenly_spread(total, count)
         sketches = [unpack_sketch(arrays, index) for index in chosen]
         gallery = self.split_gallery(arrays)
         selection = self.select(sketches, gallery)

@@ -14,6 +14,7 @@ from compressor.tasks.sketch.selector_policies import GruPolicy
 from compressor.tasks.sketch.selector_stage import SelectorStage
 from compressor.tasks.sketch.simplify import five_tuples, simplify
 from compressor.tasks.sketch.teacher import embed_sketches
+from targets.glue import evenly_spread
 
 if TYPE_CHECKING:
     from compressor.tasks.sketch.task import Task
@@ -47,8 +48,7 @@ def add_selector(task: Task, stage: SelectorStage, writer: BundleWriter) -> list
 
 def _spread(task: Task, indices: np.ndarray, count: int) -> list[Sketch]:
     """At most `count` sketches, evenly spread over the part."""
-    chosen = np.unique(np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int))
-    return [task.sketches[index] for index in indices[chosen]]
+    return [task.sketches[index] for index in indices[evenly_spread(len(indices), count)]]
 
 
 def _features(task: Task, stage: SelectorStage, sketches: list[Sketch], part: np.ndarray) -> np.ndarray:

@@ -113,7 +113,9 @@ class SelectorStage(Stage):
 
     def make_samples(self, outcomes: Outcomes) -> Samples:
         settings, task = self.settings, self.task
-        encoder_macs = [count_module(task.student, torch.zeros(1, 1, px, px)).macs for px in self.canvases]
+        device = next(task.student.parameters()).device
+        blank = [torch.zeros(1, 1, px, px, device=device) for px in self.canvases]
+        encoder_macs = [count_module(task.student, canvas).macs for canvas in blank]
         search = outcomes.gallery_size * task.config.teacher.embedding_dim
         fixed = look_macs(outcomes.views, self.canvases, encoder_macs, search)
         inputs, own_macs = self._inputs(outcomes)

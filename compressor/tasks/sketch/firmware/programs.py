@@ -23,6 +23,7 @@ from compressor.tasks.sketch.raster import MINIMUM_WIDTH_PX
 from compressor.tasks.sketch.selector_features import NEAREST, TEMPERATURE
 from profiles.errors import RequestError
 from profiles.storage import atomic_file, read_json
+from targets.glue import evenly_spread
 
 if TYPE_CHECKING:
     from targets.artifact import Artifact
@@ -140,8 +141,7 @@ def query_program(
         "strokes": max(len(sketch) for sketch in sketches),
     }
     folder = write_student(out, artifact, index, Capacity(**room))
-    chosen = np.unique(np.linspace(0, len(sketches) - 1, min(count, len(sketches))).round().astype(int))
-    asked = [sketches[number] for number in chosen]
+    asked = [sketches[number] for number in evenly_spread(len(sketches), count)]
 
     def agrees(number: int, reply: bytes) -> bool:
         return int(np.frombuffer(reply, np.int32, 1)[0]) == int(student(asked[number]).indices[0])
