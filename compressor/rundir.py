@@ -69,7 +69,10 @@ class RunDirectory:
         record = read_json(path / "run.json")
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             raise RequestError(f"{path / 'run.json'}: not a run record of schema {SCHEMA}; choose another --out")
-        if record["recipe_hash"] != recipe.hash:
+        same = record["recipe_hash"] == recipe.hash
+        if not set(entries) - {"recipe.yaml", "run.json"} and not (same and resume):
+            return None  # it ended before it began, as a wrong name in the recipe ends it
+        if not same:
             keys = differing_keys(record["identity"], recipe.identity())
             raise RequestError(f"{path}: holds a run of another recipe (differs in {keys}); choose another --out")
         if not resume and not _is_complete(path, record):

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from compressor.recipe import load_recipe
+from compressor.rundir import RunDirectory
 from compressor.runlog import read_metrics
 from compressor.train import distill
 from profiles.errors import RequestError
+from profiles.storage import read_json
 from tests.compressor.engine import Toy, wait_for
 
 STEPS = ("stages.teacher.steps=25", "stages.distill.steps=25", "train.log_every=5")
@@ -127,9 +129,20 @@ def test_a_finished_run_is_not_run_again_and_says_so(toy: Toy, capfd: pytest.Cap
         distill(load_recipe(toy.recipe, [*STEPS, "seed=9", "stages.teacher.lr=0.5"]), run_dir, resume=True)
 
 
+def test_a_run_that_ended_before_it_began_makes_way_for_a_corrected_recipe(toy: Toy) -> None:
+    recipe, run_dir = load_recipe(toy.recipe, [*STEPS, "seed=9"]), toy.root / "run"
+    RunDirectory.open(run_dir, recipe, False, print).close()  # as far as a wrong name in the recipe comes
+    corrected = load_recipe(toy.recipe, STEPS)
+    RunDirectory.open(run_dir, corrected, False, print).close()
+    assert read_json(run_dir / "run.json")["recipe_hash"] == corrected.hash != recipe.hash
+    (run_dir / "checkpoints").mkdir()
+    with pytest.raises(RequestError, match="holds a run of another recipe"):
+        RunDirectory.open(run_dir, recipe, False, print)
+
+
 def test_an_unfinished_run_is_not_overwritten_without_resume(toy: Toy) -> None:
     process = toy.start("run", *STEPS, "pause_ms=20")
-    wait_for(lambda: (toy.root / "run" / "run.json").exists())
+    wait_for(lambda: (toy.root / "run" / "metrics.jsonl").exists())
     recipe = load_recipe(toy.recipe, STEPS)
     with pytest.raises(RequestError, match="another process is training here"):
         distill(recipe, toy.root / "run", resume=True)
