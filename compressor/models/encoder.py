@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compressor.models.tiny_sketch import TinySketch
+from compressor.models.tiny_sketch import BLOCKS, TinySketch
 from profiles.errors import RequestError
 
 # The photo network's own: what its weights were trained with.
@@ -67,16 +67,17 @@ def build_encoder(
 ) -> Encoder:
     """An encoder with fresh weights, drawn from torch's generator. Raises RequestError for an unknown name.
 
-    name: "tiny-sketch" (uses `width`), or "timm:NAME" for any of timm's classification networks.
+    name: "tiny-sketch" or "tiny-sketch-16" (these use `width`), or "timm:NAME" for any of timm's classifiers.
     """
-    if name == "tiny-sketch":
-        network: nn.Module = TinySketch(in_channels, width)
+    if name in BLOCKS:
+        network: nn.Module = TinySketch(in_channels, width, name)
         # White paper becomes 0 and ink positive, as on a one-channel canvas.
         mean, std = ((1.0,) * 3, (-1.0,) * 3) if in_channels == 3 else ((), ())
         return Encoder(network, network.num_features, embedding_dim, in_channels, mean, std)  # type: ignore[arg-type]
     if name.startswith("timm:"):
         return _timm_encoder(name.removeprefix("timm:"), embedding_dim, in_channels, width, drop_path)
-    raise RequestError(f"network {name!r}: unknown; use tiny-sketch or timm:NAME, such as timm:mobilenetv3_small_050")
+    ours = ", ".join(BLOCKS)
+    raise RequestError(f"network {name!r}: unknown; use {ours} or timm:NAME, such as timm:mobilenetv3_small_050")
 
 
 def _timm_encoder(name: str, embedding_dim: int, in_channels: int, width: float, drop_path: float) -> Encoder:

@@ -25,6 +25,10 @@ def test_tiny_sketch_costs_what_its_drawing_says() -> None:
     head = 128 * 256
     costs = count_module(build_encoder("tiny-sketch", 256, in_channels=1), torch.zeros(1, 1, 32, 32))
     assert costs.macs == pytest.approx(stem + block_16 + blocks_8 + blocks_4 + head, rel=0.03)  # + adds and the mean
+    blocks_2 = 4 * (9 * 128 + 128 * 256) + 4 * (9 * 256 + 256 * 256)
+    deeper = count_module(build_encoder("tiny-sketch-16", 256, in_channels=1), torch.zeros(1, 1, 32, 32))
+    more = blocks_2 + 128 * 256  # and a wider head
+    assert deeper.macs - costs.macs == pytest.approx(more, rel=0.03)
 
 
 def test_width_multiplies_channels_in_multiples_of_eight() -> None:
@@ -60,7 +64,8 @@ def test_a_one_channel_encoder_refuses_photos() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("timm:resnet19", "did you mean timm:resnet18"), ("tinny", "use tiny-sketch or timm:NAME")]
+    ("name", "message"),
+    [("timm:resnet19", "did you mean timm:resnet18"), ("tinny", "use tiny-sketch, tiny-sketch-16 or timm:NAME")],
 )
 def test_an_unknown_network_is_a_request_error_of_one_line(name: str, message: str) -> None:
     with pytest.raises(RequestError, match=message) as caught:

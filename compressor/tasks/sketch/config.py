@@ -44,7 +44,7 @@ class TeacherConfig(Section):
 
 
 class StudentConfig(Section):
-    """`network`: tiny-sketch, timm:NAME, or pruned-teacher (the trained teacher, carved to `macs_ratio`)."""
+    """`network`: tiny-sketch, tiny-sketch-16, timm:NAME, or pruned-teacher (the trained teacher, carved to `macs_ratio`)."""
 
     network: str = "tiny-sketch"
     weights: str | None = Field(
@@ -195,7 +195,7 @@ class SketchConfig(RecipeConfig):
         if deploy.canvas_px not in deploy.canvases:
             raise ValueError(f"deploy.canvas_px {deploy.canvas_px} is none of deploy.canvases")
         check_selector(self.selector, deploy.canvases)
-        if self.student.network == "tiny-sketch" and any(px % 8 for px in distill.canvases):
+        if self.student.network.startswith("tiny-sketch") and any(px % 8 for px in distill.canvases):
             raise ValueError("tiny-sketch takes canvases whose side is a multiple of 8 px")
         if self.gallery == "student" and distill.loss.feature:
             raise ValueError("loss.feature is for gallery: teacher")
