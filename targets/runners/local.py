@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 from profiles.host import cpu_model, host_info
@@ -9,9 +10,11 @@ from profiles.results import RanOn
 from targets import sandbox
 from targets.artifact import Artifact
 from targets.measurement import Measurement
+from targets.remote.place import ShellPlace
 
 if TYPE_CHECKING:
     from profiles.device import Device
+    from targets.runners import Place
 
 
 class LocalRunner:
@@ -22,6 +25,10 @@ class LocalRunner:
 
     def info(self) -> dict[str, Any]:
         return host_info()
+
+    def place(self, device: Device) -> Place:
+        """A folder in this machine's temporary directory."""
+        return ShellPlace((), "this machine", parent=tempfile.gettempdir())
 
     def measure(self, artifact: Artifact, device: Device, **settings: Any) -> Measurement:
         """Run the harness and write status and parity into the artifact.
