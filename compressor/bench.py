@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import datetime
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from compressor import records
 from compressor.policy import choose
@@ -32,6 +36,7 @@ from targets.target import get_target, not_runnable
 
 PRECISIONS = ("fp32", "fp16", "int8")
 EXAMPLES = 8
+CONVERTER_BYTES = 4 << 30  # that a converter may want; fewer run at once where memory is short
 
 
 @dataclass
@@ -71,8 +76,10 @@ def bench(request: BenchRequest) -> Results:
         _refuse_int8_without_data(subject.bundle, request)
         for remark in details.add_subject(subject):
             _say(remark)
-        for combination in combinations:
-            found += _measure(subject, combination, request, details)
+        for combination, artifact in zip(
+            combinations, _compile_all(subject.bundle, combinations, request), strict=True
+        ):
+            found += _measure(subject, combination, artifact, request, details)
     if not request.explicit_precisions:
         details.add_choices(choose(found))
     results = Results(schema=1, run=run, records=found)
@@ -104,17 +111,17 @@ def compile_only(request: BenchRequest) -> list[dict[str, Any]]:
     for name in request.subjects:
         bundle = open_bundle(name, _work(request, name), data=request.data)
         _refuse_int8_without_data(bundle, request)
-        for cell in combinations:
+        for cell, artifact in zip(combinations, _compile_all(bundle, combinations, request), strict=True):
             row: dict[str, Any] = {
                 "student": bundle.student,
                 "device": cell.device.name,
                 "runtime": cell.runtime,
                 "precision": cell.precision,
             }
-            if refusal := _refusal(bundle, cell):
+            if artifact is None:
+                refusal = _refusal(bundle, cell)
                 rows.append({**row, "status": "unsupported", "artifact": None, "bytes": None, "reason": refusal})
                 continue
-            artifact = _compile(bundle, cell, request)
             reason = artifact.reason
             if artifact.status == "built" and reason is None:
                 reason = f"not run yet: compressor verify {artifact.path} --device {cell.device.name}"
@@ -291,21 +298,27 @@ def _evaluate_float(bundle: Bundle) -> dict[str, Evaluation]:
     return {split: student.evaluate(split) for split in SPLITS if bundle.has_split(split)}
 
 
-def _measure(subject: Subject, cell: Combination, request: BenchRequest, details: DetailsWriter) -> list[Record]:
-    """One cell of the matrix: compile, run, judge. An int8 file that fails, and was not asked for by name, gets another
-    chance with the layers that hurt in float."""
-    if refusal := _refusal(subject.bundle, cell):
+def _measure(
+    subject: Subject, cell: Combination, artifact: Artifact | None, request: BenchRequest, details: DetailsWriter
+) -> list[Record]:
+    """One cell of the matrix: run, judge. An int8 file that fails, and was not asked for by name, gets another chance
+    with the layers that hurt in float."""
+    if artifact is None:
+        refusal = _refusal(subject.bundle, cell) or ""
         return records.known_beforehand(subject, cell.device, cell.runtime, cell.precision, "unsupported", refusal)
-    attempt = _attempt(subject, cell, request)
+
+    def again(other: Combination) -> Attempt:
+        return _attempt(subject, other, _compile(subject.bundle, other, request), request)
+
+    attempt = _attempt(subject, cell, artifact, request)
     if cell.precision == "int8" and not request.explicit_precisions and attempt.whole.status == "rejected":
-        attempt = repair(subject.bundle, cell, attempt, lambda other: _attempt(subject, other, request), _say)
+        attempt = repair(subject.bundle, cell, attempt, again, _say)
     details.add_artifact(attempt.rows, attempt.artifact, attempt.found, _shown(subject))
     return attempt.rows
 
 
-def _attempt(subject: Subject, cell: Combination, request: BenchRequest) -> Attempt:
-    """Compile and run once."""
-    artifact = _compile(subject.bundle, cell, request)
+def _attempt(subject: Subject, cell: Combination, artifact: Artifact, request: BenchRequest) -> Attempt:
+    """Run once."""
     found: Measurement | None = None
     where = _runner_name(cell.device, request.runner)
     if artifact.status == "built" and not _not_runnable(artifact, cell.device, where):
@@ -335,6 +348,20 @@ def _write_page(request: BenchRequest) -> None:
     page = request.out / "report.html"
     write_report([request.out / "results.json"], page)
     _say(f"report: {page}")
+
+
+def _compile_all(bundle: Bundle, cells: Sequence[Combination], request: BenchRequest) -> list[Artifact | None]:
+    """The artifact of every cell that is not refused; several converters at once, before anything is measured."""
+    memory = psutil.virtual_memory().available // CONVERTER_BYTES
+    workers = max(1, min(os.cpu_count() or 1, memory))
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [None if _refusal(bundle, cell) else pool.submit(_compile, bundle, cell, request) for cell in cells]
+        try:
+            return [None if future is None else future.result() for future in futures]
+        except BaseException:  # Ctrl-C too: nobody waits for a converter whose file nobody wants
+            pool.shutdown(wait=False, cancel_futures=True)
+            sandbox.stop_all()
+            raise
 
 
 def _compile(bundle: Bundle, cell: Combination, request: BenchRequest) -> Artifact:

@@ -35,6 +35,7 @@ from profiles.storage import load_npz, read_json, save_npz, write_json
 POLL_S = 0.02
 STDERR_TAIL_BYTES = 4000
 PR_SET_PDEATHSIG = 1
+_running: set[subprocess.Popen[bytes]] = set()
 
 
 class SandboxError(CompressorError):
@@ -93,15 +94,24 @@ def call(
                 env=_environment(environment),
             )
         start = time.monotonic()
+        _running.add(process)
         try:
             peak = _watch(process, doing, start, timeout_s, memory_bytes)
         except SandboxError as error:
             error.detail = _tail(folder)
             raise
         finally:
+            _running.discard(process)
             _kill_group(process)
         value, results = _outcome(folder, process.returncode, doing)
         return Result(value, results, time.monotonic() - start, peak)
+
+
+def stop_all() -> None:
+    """End the children of all threads; each call raises SandboxError. For a caller that gives up."""
+    for process in list(_running):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,17 @@ def test_a_segmentation_fault_is_named_with_what_it_was_doing() -> None:
         call(f"{HERE}:segfault", doing="compiling net")
     assert caught.value.signal_number == signal.SIGSEGV
     assert "about to crash" in caught.value.detail and "segfault" in caught.value.detail  # the Python stack, too
+
+
+def test_a_caller_that_gives_up_ends_the_calls_of_all_threads(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(call, f"{HERE}:hang_with_child", {"path": str(tmp_path / name)}) for name in "ab"]
+        pids = [read_pid(tmp_path / name) for name in "ab"]
+        sandbox.stop_all()
+        for running in calls:
+            with pytest.raises(SandboxError, match="SIGKILL"):
+                running.result(timeout=10)
+    assert all(gone(pid) for pid in pids)
 
 
 def test_an_abort_and_a_silent_exit_are_named() -> None:
