@@ -45,7 +45,8 @@ $(VENV)/.tensorrt: $(VENV)/.installed
 setup-system:
 	apt-get update
 	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium \
-		gcc gcc-arm-none-eabi libnewlib-arm-none-eabi make qemu-system-arm
+		binfmt-support buildah gcc gcc-arm-none-eabi libnewlib-arm-none-eabi make mmdebstrap qemu-system-arm \
+		qemu-user-static
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
