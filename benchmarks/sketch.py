@@ -15,8 +15,10 @@ paired for differences.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.sketch_runs import spent, teacher_scores, teacher_weights, train
 from benchmarks.writing import RESULTS, write_rows
+from targets.manifest import place_file
 
 SMALL = ["student.width=1.1", "stages.distill.canvases=[24]", "deploy.canvases=[24]", "deploy.canvas_px=24"]
 SYMMETRIC = ["gallery=student", "student.in_channels=3", "stages.distill.loss.info_nce=1"]
@@ -100,9 +103,33 @@ def parse_arguments() -> argparse.Namespace:
 
 def train_teacher(arguments: argparse.Namespace, fold: int) -> Path:
     """The fold's teacher as one file of weights, for every student of the fold to start from."""
+    from compressor.recipe import load_recipe
+
+    recipe: Any = load_recipe(arguments.recipe, arguments.set)
+    settings = {"teacher": recipe.teacher, "stages": {"teacher": recipe.stages.teacher}}
+    # What belongs to students is the same for every teacher: another student needs no other teacher.
     fixed = [f"data.fold={fold}", "stages.distill.steps=0", "stages.targets.views=1", "data.more_drawings=[]"]
-    run_dir = train(arguments.recipe, arguments.work, f"teacher fold {fold}", [*arguments.set, *fixed])
-    return teacher_weights(run_dir)
+    kept = [f"{key}={value}" for key, value in flat(settings)]
+    key = hashlib.sha256(" ".join([*kept, *fixed]).encode()).hexdigest()[:12]
+    path = arguments.work / f"teacher-fold-{fold}-{key}.safetensors"
+    if not path.exists():
+        run_dir = train("sketch", arguments.work, f"teacher fold {fold}", [*kept, *fixed, *threads(recipe)])
+        place_file(teacher_weights(run_dir), path)
+    return path
+
+
+def threads(recipe: Any) -> list[str]:
+    return [] if recipe.train.threads is None else [f"train.threads={recipe.train.threads}"]
+
+
+def flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """A recipe's section as overrides: key.key, value as YAML."""
+    items = settings.model_dump(mode="json") if hasattr(settings, "model_dump") else settings
+    for key, value in items.items():
+        if isinstance(value, dict) or hasattr(value, "model_dump"):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", json.dumps(value)
 
 
 def train_student(arguments: argparse.Namespace, teacher: Path, name: str, fold: int, seed: int) -> Path:
