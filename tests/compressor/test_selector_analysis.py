@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compressor.tasks.sketch.selector_analysis import gain_over_hull, hull, oracle_gain
+from compressor.tasks.sketch.selector.analysis import gain_over_hull, hull, oracle_gain
 
 
 def test_the_hull_leaves_out_what_a_mixture_beats() -> None:

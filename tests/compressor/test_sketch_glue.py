@@ -11,7 +11,7 @@ from compressor.data.sketch import Sketch, pack_sketches
 from compressor.tasks.sketch import glue as glue_module
 from compressor.tasks.sketch.glue import Glue
 from compressor.tasks.sketch.raster import rasterise
-from compressor.tasks.sketch.selector_glue import OneLook
+from compressor.tasks.sketch.selector.glue import OneLook
 from profiles.errors import RequestError
 from profiles.storage import save_npz
 from targets.glue import resolve_glue

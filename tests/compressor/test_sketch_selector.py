@@ -15,9 +15,10 @@ import torch
 from compressor.data.sketch import Sketch
 from compressor.models.encoder import build_encoder
 from compressor.recipe import load_recipe
-from compressor.tasks.sketch import selector_stage as selector_stage_module
-from compressor.tasks.sketch.selector_config import SelectorConfig
-from compressor.tasks.sketch.selector_features import (
+from compressor.tasks.sketch.selector import stage as selector_stage_module
+from compressor.tasks.sketch.selector.cascade import cascade_choices, search_thresholds, selector_stage
+from compressor.tasks.sketch.selector.config import SelectorConfig
+from compressor.tasks.sketch.selector.features import (
     NEAREST,
     SURENESS,
     combined,
@@ -26,17 +27,10 @@ from compressor.tasks.sketch.selector_features import (
     stroke_statistics,
     sureness,
 )
-from compressor.tasks.sketch.selector_glue import SELECTORS, Cascade, Gate
-from compressor.tasks.sketch.selector_policies import GruPolicy, build_policy
-from compressor.tasks.sketch.selector_rewards import Outcomes, Unseen, _of_bundle, looks_of, outcomes, triplet_of
-from compressor.tasks.sketch.selector_stage import (
-    SelectorStage,
-    cascade_choices,
-    fit_outside_a_run,
-    fold_of,
-    search_thresholds,
-    selector_stage,
-)
+from compressor.tasks.sketch.selector.glue import SELECTORS, Cascade, Gate
+from compressor.tasks.sketch.selector.policies import GruPolicy, build_policy
+from compressor.tasks.sketch.selector.rewards import Outcomes, Unseen, _of_bundle, looks_of, outcomes, triplet_of
+from compressor.tasks.sketch.selector.stage import SelectorStage, fold_of
 from compressor.tasks.sketch.simplify import five_tuples
 from compressor.tasks.sketch.task import Task
 from compressor.train import distill
@@ -101,7 +95,7 @@ def made_up(sketches: list[Sketch], rank: np.ndarray, nearest: np.ndarray | None
 
 
 def train(stage: SelectorStage, found: Outcomes) -> dict[str, float]:
-    fit_outside_a_run(stage, found)
+    stage.fit_outside_a_run(found)
     return stage.validate(SimpleNamespace(device="cpu"))  # type: ignore[arg-type]
 
 
@@ -132,7 +126,7 @@ def test_a_gate_and_a_cascade_learn_to_stop_where_the_first_look_was_sure(task: 
     gate = train(SelectorStage(task(kind="gate", lambda_F=0.2, steps=80, optimizer={"lr": 0.05})), found)
     assert gate["acc@1"] == 1 and gate["share_16px"] == pytest.approx(sure.mean(), abs=0.02)
     cascade: Any = selector_stage(task(kind="cascade", lambda_F=0.2))  # type: ignore[arg-type]
-    fit_outside_a_run(cascade, found)
+    cascade.fit_outside_a_run(found)
     assert cascade.validate(None)["acc@1"] > 0.98 and 0.1 / 9 <= cascade.thresholds[0] < 0.15
 
 

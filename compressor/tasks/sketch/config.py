@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from compressor.recipe import RecipeConfig, Section
-from compressor.tasks.sketch.selector_config import SelectorConfig, check_selector
+from compressor.tasks.sketch.selector.config import SelectorConfig, check_selector
 
 
 class DataConfig(Section):
@@ -44,7 +44,8 @@ class TeacherConfig(Section):
 
 
 class StudentConfig(Section):
-    """`network`: tiny-sketch, tiny-sketch-16, timm:NAME, or pruned-teacher (the trained teacher, carved to `macs_ratio`)."""
+    """`network`: tiny-sketch, tiny-sketch-16, timm:NAME, or pruned-teacher (the trained teacher, carved to
+    `macs_ratio`)."""
 
     network: str = "tiny-sketch"
     weights: str | None = Field(

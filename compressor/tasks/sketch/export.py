@@ -14,7 +14,7 @@ from compressor.data.sketch import pack_sketches
 from compressor.tasks.sketch.glue import GALLERY, INDEX, Glue
 from compressor.tasks.sketch.index import Index
 from compressor.tasks.sketch.raster import MINIMUM_WIDTH_PX, rasterise_batch
-from compressor.tasks.sketch.selector_export import add_selector
+from compressor.tasks.sketch.selector.export import add_selector
 from compressor.tasks.sketch.views import resize_pixels
 from profiles.flops import count_module
 from targets.glue import GraphCall, evenly_spread

@@ -2,7 +2,7 @@
 
 Settings of the bundle:
 
-    selector            {"kind": "fixed", "canvas_px": 32}; selector_glue.py has the kinds
+    selector            {"kind": "fixed", "canvas_px": 32}; selector/glue.py has the kinds
     gallery             "teacher": its embeddings were made beforehand; "student": "photo_encoder" embeds its images
     index               "float32", or "int8": galleries are searched as an Index (index.py)
     minimum_width_px    of the rasteriser
@@ -31,8 +31,8 @@ import numpy as np
 from compressor.data.sketch import FIELDS, Sketch, unpack_sketch, unpack_sketches
 from compressor.tasks.sketch.index import Index, top_k
 from compressor.tasks.sketch.raster import MINIMUM_WIDTH_PX, pixels_uint8, rasterise, rasterise_batch
-from compressor.tasks.sketch.selector_features import normalised
-from compressor.tasks.sketch.selector_glue import SELECTORS, Selection
+from compressor.tasks.sketch.selector.features import normalised
+from compressor.tasks.sketch.selector.glue import SELECTORS, Selection
 from profiles.errors import RequestError
 from profiles.storage import load_npz
 from targets.glue import Answer, Evaluation, Example, GraphCall, evenly_spread

@@ -25,7 +25,8 @@ from compressor.stage import Stage
 from compressor.stage import Task as BaseTask
 from compressor.tasks.sketch.config import SketchConfig
 from compressor.tasks.sketch.distill import DistillStage
-from compressor.tasks.sketch.selector_stage import SelectorStage, selector_stage
+from compressor.tasks.sketch.selector.cascade import selector_stage
+from compressor.tasks.sketch.selector.stage import SelectorStage
 from compressor.tasks.sketch.teacher import (
     TargetsStage,
     TeacherStage,

@@ -20,7 +20,7 @@ from compressor.tasks.sketch.firmware.frames import (
 )
 from compressor.tasks.sketch.index import Index
 from compressor.tasks.sketch.raster import MINIMUM_WIDTH_PX
-from compressor.tasks.sketch.selector_features import NEAREST, TEMPERATURE
+from compressor.tasks.sketch.selector.features import NEAREST, TEMPERATURE
 from profiles.errors import RequestError
 from profiles.storage import atomic_file, read_json
 from targets.glue import evenly_spread

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from compressor.data.sketch import Sketch
-from compressor.tasks.sketch.selector_features import NEAREST, sequence_steps, stroke_statistics
-from compressor.tasks.sketch.selector_glue import gate_features
-from compressor.tasks.sketch.selector_policies import GruPolicy
-from compressor.tasks.sketch.selector_stage import SelectorStage
+from compressor.tasks.sketch.selector.features import NEAREST, sequence_steps, stroke_statistics
+from compressor.tasks.sketch.selector.glue import gate_features
+from compressor.tasks.sketch.selector.policies import GruPolicy
+from compressor.tasks.sketch.selector.stage import SelectorStage
 from compressor.tasks.sketch.simplify import five_tuples, simplify
 from compressor.tasks.sketch.teacher import embed_sketches
 from targets.glue import evenly_spread

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from compressor.data.sketch import Sketch
-from compressor.tasks.sketch.selector_features import (
+from compressor.tasks.sketch.selector.features import (
     NEAREST,
     Combine,
     combined,

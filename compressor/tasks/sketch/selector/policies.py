@@ -1,4 +1,4 @@
-"""The selector's policies as networks: logits over K canvases. Their twins on the device are in selector_glue.py.
+"""The selector's policies as networks: logits over K canvases. Their twins on the device are in glue.py.
 
 They use what TFLite-Micro has: linear layers, ReLU, and for the GRU sigmoid, tanh, products and a concatenation.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from compressor.tasks.sketch.selector_features import STROKES, SURENESS
+from compressor.tasks.sketch.selector.features import STROKES, SURENESS
 
 POINT = 5  # x, y and three pen states
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from compressor.recipe import Section
-from compressor.tasks.sketch.selector_features import Combine
+from compressor.tasks.sketch.selector.features import Combine
 
 
 class SelectorOptimizerConfig(Section):

@@ -18,8 +18,8 @@ from compressor.context import entropy
 from compressor.data.sketch import Sketch, unpack_sketches
 from compressor.tasks.sketch.glue import Glue
 from compressor.tasks.sketch.raster_cost import raster_macs
-from compressor.tasks.sketch.selector_config import SelectorConfig, selector_canvases
-from compressor.tasks.sketch.selector_features import NEAREST, combined
+from compressor.tasks.sketch.selector.config import SelectorConfig, selector_canvases
+from compressor.tasks.sketch.selector.features import NEAREST, combined
 from compressor.tasks.sketch.teacher import embed_photos, embed_sketches
 from compressor.tasks.sketch.views import resize_pixels, vary
 from profiles.errors import RequestError

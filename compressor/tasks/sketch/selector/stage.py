@@ -15,12 +15,12 @@ from compressor.context import entropy, seed_globally
 from compressor.losses import policy_gradient
 from compressor.stage import OptimizerSpec, Stage
 from compressor.tasks.sketch.config import OptimizerConfig
-from compressor.tasks.sketch.selector_analysis import gain_over_hull
-from compressor.tasks.sketch.selector_config import SelectorConfig, selector_canvases
-from compressor.tasks.sketch.selector_features import sequence_steps, stroke_statistics, sureness
-from compressor.tasks.sketch.selector_glue import Scale, certainty
-from compressor.tasks.sketch.selector_policies import CrossFitted, FeaturePolicy, GruPolicy, build_policy
-from compressor.tasks.sketch.selector_rewards import Outcomes, by_drawing, collect, look_macs, looks_of
+from compressor.tasks.sketch.selector.analysis import gain_over_hull
+from compressor.tasks.sketch.selector.config import SelectorConfig, selector_canvases
+from compressor.tasks.sketch.selector.features import sequence_steps, stroke_statistics, sureness
+from compressor.tasks.sketch.selector.glue import Scale
+from compressor.tasks.sketch.selector.policies import CrossFitted, FeaturePolicy, GruPolicy, build_policy
+from compressor.tasks.sketch.selector.rewards import Outcomes, by_drawing, collect, look_macs, looks_of
 from compressor.tasks.sketch.simplify import five_tuples, simplify
 from compressor.tasks.sketch.teacher import adamw
 from profiles.flops import count_module
@@ -28,10 +28,7 @@ from targets.bundle import Bundle
 
 if TYPE_CHECKING:
     from compressor.tasks.sketch.task import Task
-    from compressor.train import Context, Trainer
-
-QUANTILES = 24  # of the certainty, among which a cascade's thresholds are searched
-ROUNDS = 3
+    from compressor.train import Context
 
 
 @dataclass(frozen=True)
@@ -183,6 +180,21 @@ class SelectorStage(Stage):
         actions = torch.distributions.Categorical(logits=logits.detach()).sample()
         return policy_gradient.reinforce(logits, rewards, actions, self.settings.baseline)
 
+    def fit_outside_a_run(self, outcomes: Outcomes) -> None:
+        """Learn on samples that were collected before, on the CPU, without checkpoints: a sweep over lambda_F, say, for
+        one student, whose outcomes need to be collected once for each way of combining looks."""
+        self.samples = self.make_samples(outcomes)
+        (spec,) = self.optimizers()
+        seed = self.task.config.seed
+        for step in range(self.steps):
+            seed_globally(seed, self.name, step)
+            batch = self.batch(step, np.random.default_rng(entropy(seed, self.name, step)))
+            spec.optimizer.zero_grad()
+            self.loss(self.modules(), batch)["loss"].backward()
+            spec.optimizer.step()
+            assert spec.scheduler is not None  # adamw gives one
+            spec.scheduler.step()
+
     # --- validation ---
 
     def validate(self, context: Context) -> dict[str, float]:
@@ -243,117 +255,3 @@ def report(samples: Samples, unseen: np.ndarray, deployed: np.ndarray, canvases:
             result[f"gain_over_{name}"] = gain.gain
             result[f"gain_over_{name}_low"], result[f"gain_over_{name}_high"] = gain.ci95
     return result
-
-
-class CascadeStage(SelectorStage):
-    """Nothing is trained: the thresholds of the doubt are those with the largest mean reward."""
-
-    def __init__(self, task: Task, settings: SelectorConfig | None = None) -> None:
-        super().__init__(task, settings)
-        self.steps = 0
-        self.thresholds: list[float] = []
-
-    def modules(self) -> dict[str, nn.Module]:
-        return {}
-
-    def optimizers(self) -> list[OptimizerSpec]:
-        return []
-
-    def run(self, trainer: Trainer) -> None:
-        self.start(trainer.context)
-        self.search()
-
-    def search(self) -> None:
-        """Set the thresholds from the samples."""
-        assert self.samples is not None
-        self.thresholds = search_thresholds(self._certainty(), self.samples.rewards)
-
-    def _inputs(self, outcomes: Outcomes) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        return (), np.zeros(len(outcomes.views))
-
-    def _certainty(self) -> np.ndarray:
-        """(N, K - 1): how sure the look on each canvas but the last was."""
-        assert self.samples is not None
-        nearest = self.samples.outcomes.nearest
-        return np.stack([certainty(nearest[:, k], self.settings.measure) for k in range(nearest.shape[1] - 1)], axis=1)
-
-    def validate(self, context: Context) -> dict[str, float]:
-        assert self.samples is not None
-        levels, samples = self._certainty(), self.samples
-        unseen = np.zeros(len(levels), np.int64)
-        for fold in range(self.settings.folds):
-            held = samples.fold == fold
-            if held.any() and not held.all():
-                unseen[held] = cascade_choices(levels[held], search_thresholds(levels[~held], samples.rewards[~held]))
-        return report(samples, unseen, cascade_choices(levels, self.thresholds), self.canvases)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "thresholds": self.thresholds}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.thresholds = list(state["thresholds"])
-
-    def settings_for_glue(self) -> dict[str, Any]:
-        settings = self.settings
-        return {
-            "kind": "cascade",
-            "canvases": list(self.canvases),
-            "thresholds": list(self.thresholds),
-            "measure": settings.measure,
-            "combine": settings.combined,
-        }
-
-
-def cascade_choices(levels: np.ndarray, thresholds: list[float]) -> np.ndarray:
-    """(N,): the first canvas whose certainty (N, K - 1) reaches its threshold, else the last one."""
-    sure = levels >= np.asarray(thresholds)
-    return np.where(sure.any(1), sure.argmax(1), levels.shape[1])
-
-
-def search_thresholds(levels: np.ndarray, rewards: np.ndarray) -> list[float]:
-    """Thresholds (K - 1) of the certainty (N, K - 1) with the largest mean of rewards (N, K): one after the other over
-    its quantiles, the others as they are, a few times round. Of equals the smallest, which looks less."""
-    count = levels.shape[1]
-    grids = [
-        np.concatenate([[-np.inf], np.quantile(levels[:, k], np.linspace(0, 1, QUANTILES)), [np.inf]])
-        for k in range(count)
-    ]
-    thresholds = [np.inf] * count  # every canvas is reached at first, so the last threshold has something to decide
-    rows = np.arange(len(levels))
-    for _ in range(ROUNDS):
-        for k in reversed(range(count)):
-            earned = [
-                rewards[rows, cascade_choices(levels, [*thresholds[:k], value, *thresholds[k + 1 :]])].mean()
-                for value in grids[k]
-            ]
-            thresholds[k] = float(grids[k][int(np.argmax(earned))])
-    # Beyond what was seen; JSON has no infinity.
-    return [float(np.clip(value, -1e9, 1e9)) for value in thresholds]
-
-
-def selector_stage(task: Task, settings: SelectorConfig | None = None) -> SelectorStage | None:
-    """The stage that the recipe's `selector.kind` asks for, or that of other settings; None for "fixed"."""
-    kind = (settings or task.config.selector).kind
-    if kind == "fixed":
-        return None
-    return CascadeStage(task, settings) if kind == "cascade" else SelectorStage(task, settings)
-
-
-def fit_outside_a_run(stage: SelectorStage, outcomes: Outcomes) -> None:
-    """Learn on samples that were collected before, on the CPU, without checkpoints: a sweep over lambda_F, say, for one
-    student, whose outcomes need to be collected once for each way of combining looks."""
-    stage.samples = stage.make_samples(outcomes)
-    if isinstance(stage, CascadeStage):
-        stage.search()
-        return
-    (spec,) = stage.optimizers()
-    seed = stage.task.config.seed
-    for step in range(stage.steps):
-        seed_globally(seed, stage.name, step)
-        batch = stage.batch(step, np.random.default_rng(entropy(seed, stage.name, step)))
-        spec.optimizer.zero_grad()
-        stage.loss(stage.modules(), batch)["loss"].backward()
-        spec.optimizer.step()
-        assert spec.scheduler is not None  # adamw gives one
-        spec.scheduler.step()
