@@ -1,0 +1,113 @@
+"""CaptionDataset: pictures of things with captions in several languages, memory-mapped; one form for every source.
+
+items.json      per thing: name, concept, fold, and per language {"label", "tags"}
+pictures.npy    (n, vendors, px, px, 3) uint8 RGB
+more.npy        further pictures of the same things, (m, px, px, 3); an item's "more" says which
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compressor.data.concepts import carve, equal_folds
+from compressor.data.pairs import Split
+from compressor.data.source import read_manifest
+from profiles.errors import RequestError
+from profiles.storage import read_json, write_json
+
+ITEMS, PICTURES, MORE = "items.json", "pictures.npy", "more.npy"
+
+
+class CaptionDataset:
+    """`len(captions)` things. Arrays stay on disk until they are read."""
+
+    def __init__(self, path: Path) -> None:
+        self.manifest = read_manifest(path)
+        if "languages" not in self.manifest:
+            raise RequestError(f"{path}: this source has no captions")
+        self.items: list[dict[str, Any]] = read_json(path / ITEMS)
+        self._pictures = np.load(path / PICTURES, mmap_mode="r")
+        self._more = np.load(path / MORE, mmap_mode="r")
+        self.vendors: tuple[str, ...] = tuple(self.manifest["vendors"])
+        self.languages: tuple[str, ...] = tuple(self.manifest["languages"])
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["name"])
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over everything that is stored; caches of teacher outputs are keyed by it."""
+        return str(self.manifest["hash"])
+
+    @property
+    def credits(self) -> list[dict[str, str]]:
+        """Name, version, licence, url and note of every package that the pictures and captions come from."""
+        fields = ("name", "version", "licence", "url", "note")
+        return [{field: package[field] for field in fields} for package in self.manifest["packages"]]
+
+    def vendor(self, indices: Sequence[int] | np.ndarray, vendor: str) -> np.ndarray:
+        """(n, px, px, 3) uint8: one vendor's pictures of these things. Raises RequestError for an unknown vendor."""
+        if vendor not in self.vendors:
+            raise RequestError(f"vendor {vendor!r}: {self.name} has {', '.join(self.vendors)}")
+        return self._pictures[np.asarray(indices), self.vendors.index(vendor)]
+
+    def pictures(self, index: int) -> np.ndarray:
+        """(k, px, px, 3) uint8: all pictures of one thing, the vendors' first."""
+        first, last = self.items[index]["more"]
+        return np.concatenate([self._pictures[index], self._more[first:last]])
+
+    def label(self, index: int, language: str) -> str:
+        return str(self.items[index][language]["label"])
+
+    def tags(self, index: int, language: str) -> list[str]:
+        return [str(tag) for tag in self.items[index][language]["tags"]]
+
+    def caption(self, index: int, language: str) -> str:
+        """The label and all tags, as one line of text; the tags that the label already is are left out."""
+        label = self.label(index, language)
+        return ", ".join([label, *(tag for tag in self.tags(index, language) if tag.lower() != label.lower())])
+
+    def split(self, fold: int, validation_share: float = 0.1) -> Split:
+        """Test: every fifth thing, dealt one by one, so that one gallery has few variants of a concept. Training: what is
+        left of the others when `validation_share` of them and all variants of held-out concepts are taken away.
+
+        Raises RequestError if there is no such fold or a part is left empty.
+        """
+        keys = [f"{index}/{item['name']}" for index, item in enumerate(self.items)]
+        folds = equal_folds(keys)
+        if not 0 <= fold <= folds.max():
+            raise RequestError(f"fold {fold}: {self.name} has the folds 0 to {folds.max()}")
+        concepts = np.array([item["concept"] for item in self.items])
+        rest = np.flatnonzero(folds != fold)
+        held = carve([keys[i] for i in rest], round(validation_share * len(rest)), salt=f"validation of fold {fold}")
+        is_held = np.array([keys[i] in held for i in rest], bool)
+        test = np.flatnonzero(folds == fold)
+        validation = rest[is_held & ~np.isin(concepts[rest], concepts[test])]
+        closed = concepts[np.concatenate([validation, test])]
+        train = rest[~is_held & ~np.isin(concepts[rest], closed)]
+        if not len(train) or not len(validation):
+            raise RequestError(f"{self.name}: {len(self)} things leave nothing to train on or to validate with")
+        return Split(train=train, validation=validation, test=test)
+
+
+def write_captions(
+    directory: Path,
+    items: Sequence[Mapping[str, Any]],
+    pictures: np.ndarray,
+    more: np.ndarray,
+    more_counts: Sequence[int],
+) -> None:
+    """Store a data set into an existing directory. `more`: further pictures, those of each item together, in order."""
+    ends = np.cumsum([0, *more_counts]).tolist()
+    entries = [{**item, "more": [first, last]} for item, first, last in zip(items, ends, ends[1:], strict=False)]
+    write_json(directory / ITEMS, entries)
+    np.save(directory / PICTURES, pictures, allow_pickle=False)
+    np.save(directory / MORE, more, allow_pickle=False)
