@@ -105,13 +105,15 @@ class Device(_Strict):
 
     def matches_this_machine(self) -> bool:
         """Whether a latency measured here is this device's. The device `host` is this machine."""
-        if self.name == HOST:
-            return True
+        return self.name == HOST or self.is_machine(machine(), cpu_model())
+
+    def is_machine(self, machine: str, cpu: str) -> bool:
+        """Whether a machine with this instruction set and processor is this device."""
         if self.matches is None or (self.matches.machine is None and self.matches.cpu is None):
             return False
-        if self.matches.machine is not None and normal_machine(self.matches.machine) != machine():
+        if self.matches.machine is not None and normal_machine(self.matches.machine) != normal_machine(machine):
             return False
-        return self.matches.cpu is None or self.matches.cpu.lower() in cpu_model().lower()
+        return self.matches.cpu is None or self.matches.cpu.lower() in cpu.lower()
 
     def limits(self) -> dict[str, float]:
         """Every limit of the device by name: its budget, then what its memory holds."""

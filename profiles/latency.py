@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from profiles.host import usable_cores
-from profiles.results import Latency
 from profiles.statistics import mean_interval
+
+if TYPE_CHECKING:
+    from profiles.results import Latency
 
 Fn = Callable[[], Any]
 _FEWEST = 3  # samples, however slow the callable is
@@ -122,8 +124,18 @@ def measure(
     return Measurement(summarize(samples_ms, threads=threads, warmup=warmed), samples_ms, conditions)
 
 
+def take_samples(fn: Fn, *, warmup: int = 5, min_samples: int = 50, max_seconds: float = 5.0) -> tuple[np.ndarray, int]:
+    """(milliseconds per call (n,), calls of the warm-up): `measure` without a look at the machine around it, for a
+    device that has nothing but numpy."""
+    with _no_garbage_collection():
+        warmed, _ = _warm_up(fn, warmup, max_seconds * _WARMUP_SHARE)
+        return _sample(fn, min_samples, max_seconds), warmed
+
+
 def summarize(samples_ms: np.ndarray, *, threads: int, warmup: int) -> Latency:
     """The record of a series of samples (n,) in milliseconds, in the order of measurement; n >= 2."""
+    from profiles.results import Latency
+
     p50, p90, p99 = (float(value) for value in np.percentile(samples_ms, [50, 90, 99]))
     low, high = mean_interval(samples_ms)
     return Latency(

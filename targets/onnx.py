@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from profiles.errors import require
-from targets.graph import Graph
+from targets.graph import Arrays, Graph
 from targets.qdq import write_qdq
 from targets.quantize import OPERATORS, WEIGHTED, check_options, choice, excluded_layers, option, saturates, threads_of
 from targets.session import GraphSession
@@ -107,6 +107,14 @@ class OnnxSession(GraphSession):
             "optimization": options.get("optimization", "all"),
         }
         super().__init__(graph, details)
+
+    def inference(self, feeds: Arrays) -> Callable[[], object]:
+        binding = self._session.io_binding()
+        for spec in self.graph.inputs:
+            binding.bind_cpu_input(spec.name, np.ascontiguousarray(feeds[spec.name], spec.dtype))
+        for name in self._names:
+            binding.bind_output(name)
+        return lambda: self._session.run_with_iobinding(binding)
 
     def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return dict(zip(self._names, self._session.run(self._names, feeds), strict=True))

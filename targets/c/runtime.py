@@ -94,6 +94,9 @@ class CSession(GraphSession):
             "provider": f"CPU (gcc {_gcc_version(gcc)}, C99)",
             "threads": 1,
             "optimization": optimization,
+            "output_steps": {
+                spec.name: entry["scale"] for spec, (entry, _) in zip(graph.outputs, self._outputs, strict=True)
+            },
         }
         super().__init__(graph, details)
 

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* QEMU TCG plugin: the exact number of instructions between entry and return of one function, per call.
+/* QEMU TCG plugin: the exact number of instructions between entry and return of one function, per call; or of a whole
+ * program, all its threads.
  *
  * Arguments: start=ADDRESS (the function's first instruction), stop=ADDRESS (the instruction that its caller goes on
- * with). Writes one decimal number per call into the file "counts" of the working directory.
+ * with). Writes one decimal number per call into the file "counts" of the working directory. Without arguments: one
+ * number at the end of the program.
  *
  * A translation block is a straight run of instructions: it is counted as a whole each time that it is executed. Both
  * addresses are targets of jumps and so begin a block. An instruction that an IT block skips was fetched and counts.
@@ -38,6 +40,11 @@ static FILE *counts;
 
 static void add(unsigned cpu, void *instructions) { count += (uintptr_t)instructions; }
 
+/* Threads of a program in user mode are threads of QEMU. */
+static void add_shared(unsigned cpu, void *instructions) {
+    __atomic_add_fetch(&count, (uintptr_t)instructions, __ATOMIC_RELAXED);
+}
+
 static void start(unsigned cpu, void *instructions) {
     if (!running) count = 0; /* a recursive call goes on counting */
     running = 1;
@@ -52,12 +59,15 @@ static void stop(unsigned cpu, void *instructions) {
 static void translated(plugin_id id, struct block *block) {
     const uint64_t address = qemu_plugin_insn_vaddr(qemu_plugin_tb_get_insn(block, 0));
     const size_t length = qemu_plugin_tb_n_insns(block);
-    qemu_plugin_register_vcpu_tb_exec_cb(
-        block, address == start_address ? start : address == stop_address ? stop : add, WITHOUT_REGISTERS,
-        (void *)(uintptr_t)length);
+    void (*executed)(unsigned, void *) = add_shared;
+    if (start_address) executed = address == start_address ? start : address == stop_address ? stop : add;
+    qemu_plugin_register_vcpu_tb_exec_cb(block, executed, WITHOUT_REGISTERS, (void *)(uintptr_t)length);
 }
 
-static void ended(plugin_id id, void *data) { fclose(counts); }
+static void ended(plugin_id id, void *data) {
+    if (!start_address) fprintf(counts, "%" PRIu64 "\n", count);
+    fclose(counts);
+}
 
 EXPORT int qemu_plugin_install(plugin_id id, const void *info, int argc, char **argv) {
     for (int i = 0; i < argc; i++) {
@@ -65,7 +75,7 @@ EXPORT int qemu_plugin_install(plugin_id id, const void *info, int argc, char **
         if (!strncmp(argv[i], "stop=", 5)) stop_address = strtoull(argv[i] + 5, NULL, 0);
     }
     counts = fopen("counts", "w");
-    if (!start_address || !stop_address || !counts) return 1;
+    if (!start_address != !stop_address || !counts) return 1;
     qemu_plugin_register_vcpu_tb_trans_cb(id, translated);
     qemu_plugin_register_atexit_cb(id, ended, NULL);
     return 0;

@@ -10,6 +10,7 @@ DeviceError within its time limit, and leaving the place ends what runs in it an
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -86,8 +87,17 @@ def list_runners() -> list[str]:
 
 
 def get_runner(name: str, **options: Any) -> Runner:
-    """The runner called `name` ("local", ...). Raises RequestError if there is none."""
+    """The runner called `name` ("local", ...), or "NAME:ADDRESS" of one device ("ssh:pi@raspberrypi.local").
+
+    Raises RequestError if there is none, or if it takes no address.
+    """
+    name, colon, address = name.partition(":")
     names = list_runners()
     if name not in names:
         raise RequestError(f"unknown runner {name!r}: there are {', '.join(names)}")
-    return importlib.import_module(f"{__name__}.{name}").Runner(**options)
+    runner = importlib.import_module(f"{__name__}.{name}").Runner
+    if not colon:
+        return runner(**options)
+    if "address" not in inspect.signature(runner).parameters or not address:
+        raise RequestError(f"runner {name}: {address!r} is no address of a device that it reaches")
+    return runner(**options, address=address)

@@ -45,12 +45,16 @@ class LocalRunner:
             failed = {"status": "failed", "reason": error.reason, "ran_on": ran_on.model_dump()}
             artifact.record({name: failed for name in artifact.graphs if artifact.files(name)})
             raise
+        ran_on = self.ran_on(device, result.value.get("machine"))
         measurement = Measurement(result.value, result.arrays, peaks, ran_on, artifact.manifest["inputs"])
         artifact.record({name: _state(artifact, measurement, name) for name in measurement.report["graphs"]})
         return measurement
 
-    def ran_on(self, device: Device) -> RanOn:
-        """This machine as the device, if it is one; else as the host that stands in for its arithmetic."""
+    def ran_on(self, device: Device, machine: dict[str, Any] | None = None) -> RanOn:
+        """This machine as the device, if it is one; else as the host that stands in for its arithmetic.
+
+        `machine`: what another one said of itself, where the harness ran on it.
+        """
         if device.name != "host" and device.matches_this_machine():
             return RanOn(kind="device", name=device.name)
         return RanOn(kind="host", name=cpu_model())

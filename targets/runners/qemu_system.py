@@ -32,6 +32,7 @@ from targets.firmware.query import QUERIES, program_writer, whole_query
 from targets.firmware.rows import encode
 from targets.firmware.session import QemuSession
 from targets.measurement import Measurement
+from targets.remote.limits import EVALUATION_SHARE, evaluation_limit, passes
 from targets.runners.local import LocalRunner
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 RUNTIME = "c"
 OPTIONS = ("core", "machine", "stack_bytes")
 COUNTED_ROWS = 8
-EVALUATION_SHARE = 0.8  # of what is left of the time limit: the rest is for examples and a busy machine
 WITHOUT_GLUE = "instructions and memory are those of the graphs, without the glue's"
 
 
@@ -51,7 +51,7 @@ class QemuSystemRunner(LocalRunner):
         boards = {core: f"{board.machine} ({board.cpu})" for core, board in BOARDS.items()}
         return {**host_info(), "emulator": f"{QEMU} {qemu_version()}", "boards": boards}
 
-    def ran_on(self, device: Device) -> RanOn:
+    def ran_on(self, device: Device, machine: dict[str, Any] | None = None) -> RanOn:
         board = _board(device)
         return RanOn(kind="emulator", name=f"{QEMU} {qemu_version()} {board.machine} ({board.cpu})")
 
@@ -109,11 +109,10 @@ def measure_emulated(
                 )
                 graphs[name] = _open(opened, name, firmware, timeout_s, stack)
         sessions = {name: graph.session for name, graph in graphs.items()}
-        passes = _passes(opened, sessions, settings)
         item_s = _item_s(opened, graphs)
         golden_s = sum(graph.row_s * graph.golden_rows for graph in graphs.values())
         left_s = EVALUATION_SHARE * (deadline - time.monotonic() - golden_s)
-        limit, note = evaluation_limit(passes, item_s, left_s, settings.get("limit"))
+        limit, note = evaluation_limit(passes(opened, sessions, settings), item_s, left_s, settings.get("limit"))
         report, arrays = harness.measure(artifact, **{**settings, "limit": limit}, sessions=sessions)
         left_s = deadline - time.monotonic()
         report["whole"], of_query = _whole(opened, graphs, settings, core, stack_bytes, left_s, Path(folder) / "whole")
@@ -204,37 +203,6 @@ def _item_s(artifact: Artifact, graphs: Mapping[str, _EmulatedGraph]) -> float:
     """Seconds per query, by how often it is said to call each graph."""
     calls = (artifact.manifest["uses"] or {}).get("query", {})
     return sum(graph.row_s * calls.get(name, 0) for name, graph in graphs.items())
-
-
-def _passes(artifact: Artifact, sessions: Mapping[str, QemuSession], settings: Mapping[str, Any]) -> list[int]:
-    """Items of each pass that the harness makes over a split: the queries of the first, and the metric of every one."""
-    asked: Sequence[str] = settings.get("splits", ("validation", "test"))
-    splits = [name for name in asked if artifact.has_split(name)]
-    if not splits or len(sessions) < len(artifact.graphs):
-        return []
-    glue = artifact.student(sessions=sessions).glue
-    items = [sum(1 for _ in glue.queries(artifact.split(name))) for name in splits]
-    return [items[0], *(items if artifact.manifest["has_metric"] else ())]
-
-
-def evaluation_limit(
-    passes: Sequence[int], item_s: float, left_s: float, asked: int | None
-) -> tuple[int | None, str | None]:
-    """How many items of each split can be evaluated in the time that is left, and a note if these are not all.
-
-    `passes`: items of each pass. `item_s`: seconds per item. `asked`: the most that is wanted of each, None for all.
-    Raises RuntimeError if there is not even time for one item.
-    """
-    wanted = [size if asked is None else min(size, asked) for size in passes]
-    if item_s * sum(wanted) <= left_s:
-        return asked, None
-    possible = int(left_s / (item_s * len(wanted)))
-    if possible < 1:
-        raise RuntimeError(f"one item takes {item_s:.0f} s on the emulated core: give a longer time limit")
-    return possible, (
-        f"evaluated on the first {possible} of {max(wanted)} items: "
-        f"all would take about {item_s * sum(wanted) / 60:.0f} min on the emulated core"
-    )
 
 
 def _optimization(artifact: Artifact, name: str, settings: Mapping[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from profiles.errors import MissingError, require
-from targets.graph import Graph, TensorSpec
+from targets.graph import Arrays, Graph, TensorSpec
 from targets.quantize import threads_of
 from targets.session import GraphSession
 from targets.tflite.affine import dequantize, narrowed, quantize
@@ -48,6 +48,10 @@ class TFLiteSession(GraphSession):
             "provider": "CPU (XNNPACK)" if delegated else "CPU (built-in kernels)",
             "package": package,
             "threads": threads,
+            "output_steps": {
+                spec.name: float(entry["quantization"][0])
+                for spec, entry in zip(graph.outputs, self._outputs, strict=True)
+            },
         }
         super().__init__(graph, details)
 
@@ -59,6 +63,10 @@ class TFLiteSession(GraphSession):
         ]
         outputs = parts[0] if len(parts) == 1 else [np.concatenate(rows) for rows in zip(*parts, strict=True)]
         return {spec.name: value for spec, value in zip(self.graph.outputs, outputs, strict=True)}
+
+    def inference(self, feeds: Arrays) -> Callable[[], object]:
+        self(feeds)
+        return self._interpreter.invoke
 
     def _invoke(self, values: list[np.ndarray]) -> list[np.ndarray]:
         for entry, value in zip(self._inputs, values, strict=True):
