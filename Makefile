@@ -45,8 +45,9 @@ $(VENV)/.tensorrt: $(VENV)/.installed
 setup-system:
 	apt-get update
 	DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium \
-		binfmt-support buildah gcc gcc-arm-none-eabi libnewlib-arm-none-eabi make mmdebstrap qemu-system-arm \
-		qemu-user-static
+		binfmt-support buildah gcc gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf gcc-arm-none-eabi \
+		libc6-dev-arm64-cross libc6-dev-armhf-cross libnewlib-arm-none-eabi make mmdebstrap openssh-client \
+		openssh-server qemu-system-arm qemu-user qemu-user-static
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
