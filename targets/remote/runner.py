@@ -93,4 +93,6 @@ class RemoteRunner(LocalRunner):
         }
         result = self._call("targets.remote.measure:measure_there", arguments, label)
         graphs = result.value["graphs"]
+        if len(graphs) == 1:
+            result.value["peak_bytes"] = next(iter(graphs.values())).get("peak_bytes")
         return result, {name: graph["peak_bytes"] for name, graph in graphs.items() if graph.get("peak_bytes")}

@@ -73,6 +73,10 @@ class Runner(Protocol):
         """A folder on the device. Raises RequestError for options that are wrong, MissingError without the tools."""
         ...
 
+    def missing(self, artifact: Artifact, device: Device) -> str | None:
+        """What this machine lacks to run the artifact this way, and how to get it; None if it lacks nothing."""
+        ...
+
     def measure(self, artifact: Artifact, device: Device, **settings: Any) -> Measurement:
         """Run the harness on an artifact; `settings` are those of `targets.harness.measure`.
 

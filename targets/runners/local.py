@@ -30,6 +30,10 @@ class LocalRunner:
         """A folder in this machine's temporary directory."""
         return ShellPlace((), "this machine", parent=tempfile.gettempdir())
 
+    def missing(self, artifact: Artifact, device: Device) -> str | None:
+        """What this machine lacks to run the artifact this way, and how to get it; None if it lacks nothing."""
+        return None
+
     def measure(self, artifact: Artifact, device: Device, **settings: Any) -> Measurement:
         """Run the harness and write status and parity into the artifact.
 

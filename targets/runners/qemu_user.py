@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Self
 from profiles.errors import MissingError, RequestError
 from profiles.host import cpu_model_from, host_info
 from profiles.results import RanOn
+from targets.c.program import compiler
 from targets.firmware.counter import REFUSALS, plugin
 from targets.graph import Arrays
 from targets.remote.code import CODE
@@ -36,6 +37,7 @@ from targets.remote.sessions import message
 
 if TYPE_CHECKING:
     from profiles.device import Device
+    from targets.artifact import Artifact
     from targets.c.program import Program
 
 QEMU = {"aarch64": "qemu-aarch64", "armv7l": "qemu-arm"}
@@ -114,6 +116,15 @@ class QemuUserRunner(RemoteRunner):
     def ran_on(self, device: Device, machine: dict[str, Any] | None = None) -> RanOn:
         name, cpu = self._cpu(device)
         return RanOn(kind="emulator", name=f"{QEMU[cpu.machine]} {qemu_version(cpu.machine)} ({name})")
+
+    def missing(self, artifact: Artifact, device: Device) -> str | None:
+        _, cpu = self._cpu(device)
+        try:
+            qemu_version(cpu.machine)
+            compiler(cpu.machine) if artifact.runtime == "c" else find_root(cpu.machine)
+        except MissingError as error:
+            return str(error)
+        return None
 
     def place(self, device: Device) -> QemuPlace:
         name, cpu = self._cpu(device)
