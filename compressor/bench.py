@@ -201,10 +201,15 @@ def verify(path: Path, devices: Sequence[str], runner: str | None) -> list[dict[
 
 
 def _costs(found: Measurement, graph: str) -> dict[str, Any]:
-    """What an emulator counted of one graph; empty where it counted nothing."""
+    """What an emulator counted of one graph, and how its outputs compare with this machine's; empty without either."""
     cost, memory = found.cost(graph), found.memory(graph).model_dump(exclude_none=True)
     counted: dict[str, Any] = {cost.kind: round(cost.value)} if cost else {}
-    return {**counted, **{f"{name}_bytes": memory[name] for name in ("flash", "ram", "stack") if name in memory}}
+    compared = found.report["graphs"][graph].get("this_machine")
+    return {
+        **counted,
+        **{f"{name}_bytes": memory[name] for name in ("arena", "flash", "ram", "stack") if name in memory},
+        **({"this_machine": compared} if compared else {}),
+    }
 
 
 # -- the parts of the main job -------------------------------------------------------------------------------------
@@ -320,7 +325,7 @@ def _measure(
 def _attempt(subject: Subject, cell: Combination, artifact: Artifact, request: BenchRequest) -> Attempt:
     """Run once."""
     found: Measurement | None = None
-    where = _runner_name(cell.device, request.runner)
+    where = _where(artifact, cell.device, request.runner)
     if artifact.status == "built" and not _not_runnable(artifact, cell.device, where):
         _say(f"running {artifact.student_name} on {cell.device.name}: {cell.runtime} {cell.precision}")
         try:
@@ -378,6 +383,15 @@ def _runner_name(device: Device, asked: str | None) -> str:
     if device.runner:
         return device.runner.kind
     return device.emulator.kind if device.emulator and device.emulator.kind in list_runners() else "local"
+
+
+def _where(artifact: Artifact, device: Device, asked: str | None) -> str:
+    """The runner of an artifact; this machine where the tools of an emulator that nobody asked for are not here."""
+    name = _runner_name(device, asked)
+    if asked or device.runner or not (lack := get_runner(name).missing(artifact, device)):
+        return name
+    _say(f"{device.name} is not emulated, its files run on this machine: {lack}")
+    return "local"
 
 
 def _not_runnable(artifact: Artifact, device: Device, where: str) -> str | None:
