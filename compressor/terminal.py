@@ -303,6 +303,8 @@ def print_verification(rows: Sequence[Mapping[str, Any]], console: Console | Non
     for place in dict.fromkeys(row["ran_on"] for row in rows if row["ran_on"]):
         console.print(Text(f"ran on: {place}"))
     for row in rows:
+        if row.get("this_machine"):
+            console.print(Text.assemble(row["graph"], ": ", row["this_machine"]["note"]))
         if row["reason"]:
             console.print(Text.assemble(row["graph"], " ", row["status"], ": ", row["reason"]))
 
