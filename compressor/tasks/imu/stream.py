@@ -65,8 +65,11 @@ class StreamSettings:
         """Raises RequestError for settings that are not of a student on a stream."""
         names = {field.name for field in fields(cls)}
         try:
-            values = {name: value for name, value in settings.items() if name in names}
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            chosen = ((name, value) for name, value in settings.items() if name in names)
+            values: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in chosen
+            }
+            return cls(**values)
         except TypeError as error:
             raise RequestError(f"settings of an imu student: {error}") from None
 
