@@ -1,0 +1,247 @@
+"""The stages: the teacher's heads, its outputs, stage 1 (features of each tower), stage 2 (alignment)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from compressor.context import seed_globally
+from compressor.losses.alignment import cross_modal_kl, multilingual_info_nce
+from compressor.losses.feature import feature_smooth_l1
+from compressor.models.encoder import unit
+from compressor.stage import OptimizerSpec, Stage
+from compressor.tasks.clip.config import FeatureStageConfig
+from compressor.tasks.clip.views import jitter
+from compressor.tasks.sketch.teacher import adamw
+
+if TYPE_CHECKING:
+    from compressor.tasks.clip.targets import Texts
+    from compressor.tasks.clip.task import Task
+    from compressor.train import Context, Trainer
+
+
+class _ClipStage(Stage):
+    """What the stages share: targets are there before the first step, and no thing is in two processes' batches."""
+
+    settings: Any
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.steps = self.settings.steps
+
+    def start(self, context: Context) -> None:
+        self.task.load_targets(context)
+        self.gather = context.gather
+        self.own = self.task.split.train[context.rank :: context.world_size]
+        # every process takes as many, so that their rows can be gathered
+        self.most = len(self.task.split.train) // context.world_size
+
+    def optimizers(self) -> list[OptimizerSpec]:
+        parameters = [parameter for module in self.modules().values() for parameter in module.parameters()]
+        return [adamw([{"params": parameters}], self.settings.optimizer, self.steps)]
+
+    def things(self, rng: np.random.Generator) -> np.ndarray:
+        """Different things: one that came twice would be its own negative."""
+        return rng.choice(self.own, min(self.settings.batch, self.most), replace=False)
+
+    def images(self, pictures: np.ndarray, views: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """(n, 3, px, px) in [0, 1]."""
+        small = torch.from_numpy(self.task.bank.small_of(pictures, views)).permute(0, 3, 1, 2)
+        return jitter(small.float() / 255, rng, self.settings.jitter_px).contiguous(memory_format=torch.channels_last)
+
+
+def tokens_of(texts: Texts, rows: np.ndarray) -> dict[str, Tensor]:
+    return {"ids": torch.from_numpy(texts.ids[rows]), "mask": torch.from_numpy(texts.mask[rows])}
+
+
+class TeacherStage(_ClipStage):
+    """The assembled teacher's heads: InfoNCE on the features of its frozen backbones, in all languages of the data."""
+
+    name = "teacher"
+
+    def __init__(self, task: Task) -> None:
+        self.settings = task.config.stages.teacher
+        super().__init__(task)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"teacher_image_head": self.task.teacher.image_head, "teacher_text_head": self.task.teacher.text_head}
+
+    def batch(self, step: int, rng: np.random.Generator) -> dict[str, Any]:
+        things = self.things(rng)
+        pictures, views = self.task.bank.choose(things, rng)
+        return {
+            "image": torch.from_numpy(self.task.bank.features_of(pictures, views)),
+            "texts": [
+                torch.from_numpy(self.task.texts[language, "caption"].features[things])
+                for language in self.task.data.languages
+            ],
+        }
+
+    def loss(self, modules: Mapping[str, nn.Module], batch: dict[str, Any]) -> dict[str, Tensor]:
+        image = self.gather(unit(modules["teacher_image_head"](batch["image"])))
+        count = len(batch["texts"][0])
+        rows = unit(modules["teacher_text_head"](torch.cat(batch["texts"])))
+        texts = [self.gather(part) for part in rows.split(count)]
+        return {"loss": multilingual_info_nce(image, texts, self.settings.temperature)}
+
+    def validate(self, context: Context) -> dict[str, float]:
+        return self.task.teacher_metrics(self.task.split.validation)
+
+
+class TargetsStage(Stage):
+    """What the teacher says about every view of every picture and about every text, in the cache on disk."""
+
+    name = "targets"
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def run(self, trainer: Trainer) -> None:
+        self.task.load_targets(trainer.context)
+
+
+class Adapted(nn.Module):
+    """A tower with a linear adapter (a 1x1 convolution on pooled features) to the teacher's features."""
+
+    def __init__(self, tower: nn.Module, width: int, teacher_width: int) -> None:
+        super().__init__()
+        self.tower = tower
+        self.adapter = nn.Linear(width, teacher_width)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The tower's embedding and the adapted features."""
+        features: Tensor = self.tower.features(*inputs)  # type: ignore[operator]
+        return self.tower.head(features), self.adapter(features)  # type: ignore[operator]
+
+
+class _FeatureStage(_ClipStage):
+    """Stage 1 of one tower. Feature targets are normalised row by row, so that each dimension deviates by about 1."""
+
+    settings: FeatureStageConfig
+    module: Adapted
+
+    def adapted(self, tower: nn.Module, teacher_width: int) -> Adapted:
+        seed_globally(self.task.config.seed, self.name)
+        return Adapted(tower, tower.head.in_features, teacher_width)  # type: ignore[union-attr, arg-type]
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {self.name: self.module}
+
+    def loss(self, modules: Mapping[str, nn.Module], batch: dict[str, Any]) -> dict[str, Tensor]:
+        settings = self.settings
+        embedding, adapted = modules[self.name](*batch["inputs"])
+        target = functional.layer_norm(batch["features"].float(), batch["features"].shape[-1:])
+        scale = embedding.shape[-1] ** 0.5  # a unit vector's coordinates deviate by 1 / scale
+        terms = {
+            "feature": settings.feature * feature_smooth_l1(adapted, target, settings.beta),
+            "embedding": settings.embedding * feature_smooth_l1(embedding, batch["embedding"] * scale, settings.beta),
+        }
+        return {"loss": terms["feature"] + terms["embedding"]} | {name: term.detach() for name, term in terms.items()}
+
+    def validate(self, context: Context) -> dict[str, float]:
+        return self.task.student_metrics(self.task.split.validation, context.device)
+
+
+class ImageFeatureStage(_FeatureStage):
+    name = "image_features"
+
+    def __init__(self, task: Task) -> None:
+        self.settings = task.config.stages.image_features
+        super().__init__(task)
+        self.module = self.adapted(task.image_tower, task.teacher.image_width)
+
+    def batch(self, step: int, rng: np.random.Generator) -> dict[str, Any]:
+        bank = self.task.bank
+        things = rng.choice(self.own, self.settings.batch)
+        pictures, views = bank.choose(things, rng)
+        return {
+            "inputs": [self.images(pictures, views, rng)],
+            "features": torch.from_numpy(bank.features_of(pictures, views)),
+            "embedding": torch.from_numpy(self.task.image_targets[views, pictures]),
+        }
+
+
+class TextFeatureStage(_FeatureStage):
+    """Reads text without pictures too: `captions_share` of a batch are captions and labels of the training things."""
+
+    name = "text_features"
+
+    def __init__(self, task: Task) -> None:
+        self.settings = task.config.stages.text_features
+        super().__init__(task)
+        self.module = self.adapted(task.text_tower, task.teacher.text_width)
+
+    def batch(self, step: int, rng: np.random.Generator) -> dict[str, Any]:
+        task, settings = self.task, self.settings
+        corpus = [task.texts[language, "corpus"] for language in task.config.student.languages]
+        count = settings.batch
+        with_picture = round(count * settings.captions_share) if len(corpus[0].ids) else count
+        parts = []
+        for number, language in enumerate(task.config.student.languages):
+            share = len(task.config.student.languages)
+            for kind in ("caption", "label"):
+                rows = rng.choice(self.own, max(1, with_picture // (2 * share)))
+                parts.append((task.texts[language, kind], rows))
+            if count > with_picture:
+                rows = rng.integers(0, len(corpus[number].ids), (count - with_picture) // share)
+                parts.append((corpus[number], rows))
+        tokens = [tokens_of(texts, rows) for texts, rows in parts]
+        features = torch.cat([torch.from_numpy(texts.features[rows]) for texts, rows in parts])
+        return {
+            "inputs": [torch.cat([own[name] for own in tokens]) for name in ("ids", "mask")],
+            "features": features,
+        }
+
+    def loss(self, modules: Mapping[str, nn.Module], batch: dict[str, Any]) -> dict[str, Tensor]:
+        with torch.no_grad():
+            head = self.task.teacher.text_head.eval().to(batch["features"].device)
+            embedding = unit(head(batch["features"]))
+        return super().loss(modules, {**batch, "embedding": embedding})
+
+
+class AlignmentStage(_ClipStage):
+    """Stage 2: InfoNCE of pictures and captions in each language; with `distil`, the teacher's similarities too."""
+
+    name = "alignment"
+
+    def __init__(self, task: Task) -> None:
+        self.settings = task.config.stages.alignment
+        super().__init__(task)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"image_tower": self.task.image_tower, "text_tower": self.task.text_tower}
+
+    def batch(self, step: int, rng: np.random.Generator) -> dict[str, Any]:
+        task, things = self.task, self.things(rng)
+        pictures, views = task.bank.choose(things, rng)
+        kind = "label" if rng.random() < self.settings.label_share else "caption"
+        texts = {language: task.texts[language, kind] for language in task.config.student.languages}
+        return {
+            "image": self.images(pictures, views, rng),
+            "tokens": [tokens_of(own, things) for own in texts.values()],
+            "teacher_image": torch.from_numpy(task.image_targets[views, pictures]),
+            "teacher_texts": [torch.from_numpy(task.text_targets[language, kind][things]) for language in texts],
+        }
+
+    def loss(self, modules: Mapping[str, nn.Module], batch: dict[str, Any]) -> dict[str, Tensor]:
+        settings = self.settings
+        image = self.gather(unit(modules["image_tower"](batch["image"])))
+        tokens = batch["tokens"]
+        joined = [torch.cat([own[name] for own in tokens]) for name in ("ids", "mask")]
+        rows = unit(modules["text_tower"](*joined))
+        texts = [self.gather(part) for part in rows.split(len(batch["image"]))]
+        terms = {"info_nce": multilingual_info_nce(image, texts, settings.temperature)}
+        if settings.distil:
+            teacher_texts = [self.gather(part) for part in batch["teacher_texts"]]
+            teacher_image = self.gather(batch["teacher_image"])
+            kl = cross_modal_kl(image, texts, teacher_image, teacher_texts, settings.temperature)
+            terms["distil"] = settings.distil * kl
+        return {"loss": torch.stack(list(terms.values())).sum()} | {name: term.detach() for name, term in terms.items()}
+
+    def validate(self, context: Context) -> dict[str, float]:
+        return self.task.student_metrics(self.task.split.validation, context.device)

@@ -1,0 +1,164 @@
+"""What students learn from, laid out once: pictures and their views, texts as tokens, and the teacher's features of
+all.
+
+Features are those of the frozen backbones, so no fold, seed or head changes them: they are computed once for all runs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from compressor.data import fetch
+from compressor.data.bilingual_text import TEXTS
+from compressor.data.captions import CaptionDataset
+from compressor.recipe import canonical_hash
+from compressor.tasks.clip import views
+from compressor.tasks.clip.pictures import resize
+from compressor.tasks.clip.teacher import Teacher, in_chunks
+from compressor.tasks.clip.tokenizer import Tokenizer
+from compressor.tasks.clip.tokenizer_training import train_tokenizer
+from profiles.errors import RequestError
+from profiles.storage import read_json
+from targets.glue import evenly_spread
+
+if TYPE_CHECKING:
+    import torch
+
+    from compressor.cache import TeacherCache
+    from compressor.tasks.clip.config import ClipConfig
+
+REVISION = 1  # of the features: part of the cache's key
+CHUNK = 64
+TOKENIZER_TEXTS = 60000  # are enough to learn merges from
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts as tokens, ids (n, length) int32 and mask (n, length) float32, and the teacher's features (n, width)."""
+
+    ids: np.ndarray
+    mask: np.ndarray
+    features: np.ndarray
+
+
+class PictureBank:
+    """All pictures of all things: thing i has the pictures `first[i]:first[i + 1]`, the vendors' first.
+
+    Of each view: small (pictures, px, px, 3) uint8 for the student, and features (pictures, width) of the teacher.
+    """
+
+    def __init__(self, task_config: ClipConfig, data: CaptionDataset, teacher: Teacher, cache: TeacherCache) -> None:
+        self.data, self.teacher, self.cache = data, teacher, cache
+        self.settings = task_config.stages.targets
+        self.px = task_config.student.image.px
+        counts = [len(data.vendors) + item["more"][1] - item["more"][0] for item in data.items]
+        self.first = np.cumsum([0, *counts])
+        self.small: list[np.ndarray] = []
+        self.features: list[np.ndarray] = []
+
+    def load(self, device: torch.device) -> None:
+        """A view is an entry of its own: more of them cost only what is new. Raises OSError where nothing can be
+        kept.
+        """
+        for view in range(self.settings.views):
+            key = {"revision": [REVISION, views.REVISION], "data": self.data.hash, "view": view}
+            key |= {"strength": self.settings.strength} if view else {}
+            small = self.cache.get(
+                {"kind": "clip-pictures", "px": self.px, **key}, functools.partial(self._small, view)
+            )
+            teacher = {"kind": "clip-image-features", "teacher": self.teacher.key(), **key}
+            found = self.cache.get(teacher, functools.partial(self._features, view, device))
+            self.small.append(small["pictures"])
+            self.features.append(found["features"])
+
+    def _pictures(self, view: int) -> Iterator[np.ndarray]:
+        """One view of all pictures, (some, px, px, 3) at a time, in order."""
+        for start in range(0, len(self.data), CHUNK // 4):
+            things = range(start, min(start + CHUNK // 4, len(self.data)))
+            own = np.concatenate([self.data.pictures(index) for index in things])
+            yield views.vary(own, self.first[start] + np.arange(len(own)), view, self.settings.strength)
+
+    def _small(self, view: int) -> Iterator[dict[str, np.ndarray]]:
+        for pictures in self._pictures(view):
+            yield {"pictures": resize(pictures, self.px)}
+
+    def _features(self, view: int, device: torch.device) -> Iterator[dict[str, np.ndarray]]:
+        for pictures in self._pictures(view):
+            yield {"features": self.teacher.image_features(pictures, device)}
+
+    def small_of(self, pictures: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        """(n, px, px, 3): picture i in view `chosen[i]`."""
+        return np.stack([self.small[view][picture] for picture, view in zip(pictures, chosen, strict=True)])
+
+    def features_of(self, pictures: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        return np.stack([self.features[view][picture] for picture, view in zip(pictures, chosen, strict=True)])
+
+    def choose(self, things: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """For each thing one of its pictures and one of that picture's views, by chance."""
+        first, last = self.first[things], self.first[things + 1]
+        return first + (rng.random(len(things)) * (last - first)).astype(np.int64), rng.integers(
+            0, self.settings.views, len(things)
+        )
+
+
+def read_texts(sources: Sequence[str], limit: int) -> list[tuple[str, str]]:
+    """Pairs (English, Chinese) of the sources or of a .json file like theirs, evenly spread, at most `limit`."""
+    pairs: list[tuple[str, str]] = []
+    for name in sources:
+        path = Path(name) if name.endswith(".json") else fetch(name) / TEXTS
+        try:
+            pairs += [(str(english), str(chinese)) for english, chinese in read_json(path)]
+        except (OSError, ValueError, TypeError) as error:
+            raise RequestError(f"data.texts {name}: no pairs [English, Chinese] ({error})") from None
+    return [pairs[number] for number in evenly_spread(len(pairs), limit)] if pairs and limit else []
+
+
+def make_tokenizer(config: ClipConfig, texts: Sequence[str], cache: TeacherCache, path: Path) -> Tokenizer:
+    """The tokenizer of these texts, from the cache or trained, as a file at `path`."""
+    chosen = [texts[number] for number in evenly_spread(len(texts), TOKENIZER_TEXTS)]
+    key = {
+        "kind": "clip-tokenizer",
+        "revision": REVISION,
+        "texts": canonical_hash(chosen),
+        "size": config.student.text.vocabulary,
+    }
+
+    def compute() -> dict[str, np.ndarray]:
+        train_tokenizer(chosen, config.student.text.vocabulary, path)
+        return {"json": np.frombuffer(path.read_bytes(), np.uint8)}
+
+    path.write_bytes(bytes(np.asarray(cache.get(key, compute)["json"])))
+    return Tokenizer(path)
+
+
+def text_targets(
+    texts: Sequence[str], tokenizer: Tokenizer, length: int, teacher: Teacher, cache: TeacherCache, device: torch.device
+) -> Texts:
+    """Texts as tokens with the teacher's features. Both are kept; neither is in memory while it is computed."""
+    digest = canonical_hash(list(texts))
+    vocabulary = canonical_hash(sorted(tokenizer.ids))
+
+    def tokens() -> Iterator[dict[str, np.ndarray]]:
+        for start in range(0, len(texts), 4096):
+            yield tokenizer.batch(texts[start : start + 4096], length)
+
+    def features() -> Iterator[dict[str, np.ndarray]]:
+        order = np.argsort([len(text) for text in texts], kind="stable")  # texts of like length: little padding
+        rows = in_chunks(lambda own: teacher.text_features([texts[i] for i in own], device), order, CHUNK)
+        yield {"features": rows[np.argsort(order)]}
+
+    key: dict[str, Any] = {"revision": REVISION, "texts": digest}
+    kept = cache.get({"kind": "clip-tokens", "vocabulary": vocabulary, "length": length, **key}, tokens)
+    found = cache.get({"kind": "clip-text-features", "teacher": _text_key(teacher), **key}, features)
+    return Texts(kept["ids"], kept["mask"], found["features"])
+
+
+def _text_key(teacher: Teacher) -> dict[str, Any]:
+    key = teacher.key()
+    return {"text": key["text"]} if "text" in key else key

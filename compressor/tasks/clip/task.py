@@ -1,0 +1,187 @@
+"""A bilingual CLIP that fits a phone: a large teacher's image and text towers distilled into two small ones.
+
+After DC-CLIP (2024). Pictures with English and Chinese captions; retrieval either way in each language, classification
+by prompts. Stage 1 distils each tower's features, stage 2 aligns them on pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from compressor.context import seed_globally
+from compressor.data.captions import CaptionDataset, load_captions
+from compressor.data.pairs import Split
+from compressor.models.encoder import Encoder
+from compressor.models.weights import load_weights
+from compressor.stage import Stage
+from compressor.stage import Task as BaseTask
+from compressor.tasks.clip.config import ClipConfig
+from compressor.tasks.clip.metrics import ranks, recalls, unit_rows
+from compressor.tasks.clip.stages import AlignmentStage, ImageFeatureStage, TargetsStage, TeacherStage, TextFeatureStage
+from compressor.tasks.clip.students import TextTower, build_image_tower
+from compressor.tasks.clip.targets import PictureBank, Texts, make_tokenizer, read_texts, text_targets
+from compressor.tasks.clip.teacher import AssembledTeacher, Teacher, build_teacher, in_chunks, load_module, through_head
+
+if TYPE_CHECKING:
+    from compressor.train import Context
+    from targets.export import BundleWriter
+
+CHUNK = 64
+
+
+class Task(BaseTask):
+    """Pairs, teacher, student, stages and metric.
+
+    data, split: things with pictures and captions, and their parts. corpus: texts without pictures by language. bank:
+    pictures with views and the teacher's features, texts: captions, labels and corpus of each language as tokens with
+    the teacher's features, image_targets (views, pictures, dim) and text_targets: the teacher's embeddings; all four
+    once `load_targets` was called.
+    """
+
+    Config: ClassVar[type[ClipConfig]] = ClipConfig
+    config: ClipConfig
+    data: CaptionDataset
+    split: Split
+
+    def setup(self, context: Context) -> None:
+        config = self.config
+        self.context = context
+        self.data = load_captions(config.data.source, config.data.picture_px)
+        self.split = self.data.split(config.data.fold, config.data.validation_share)
+        self.vendor = config.data.vendor or self.data.vendors[0]
+        self.data.vendor([0], self.vendor)  # an unknown one is refused now, not after training
+        pairs = read_texts(config.data.texts, config.data.texts_limit)
+        self.corpus = {"en": [pair[0] for pair in pairs], "zh": [pair[1] for pair in pairs]}
+        seed_globally(config.seed, "teacher")
+        self.teacher: Teacher = build_teacher(config)
+        self.bank = PictureBank(config, self.data, self.teacher, context.cache)
+        self.texts: dict[tuple[str, str], Texts] = {}
+        self.text_targets: dict[tuple[str, str], np.ndarray] = {}
+        self.tokenizer = make_tokenizer(config, self._tokenizer_texts(), context.cache, self.tokenizer_path)
+        self._build_student()
+
+    def _build_student(self) -> None:
+        student = self.config.student
+        seed_globally(self.config.seed, "student")
+        network = self.teacher.encoder if isinstance(self.teacher, AssembledTeacher) else None
+        image, text = student.image, student.text
+        self.image_tower: Encoder = build_image_tower(
+            image.network, self.teacher.embedding_dim, image.px, image.macs_ratio, network
+        ).requires_grad_(True)
+        if image.weights is not None:
+            load_weights(self.image_tower, image.network, image.weights)
+        self.image_tower = self.image_tower.to(memory_format=torch.channels_last)
+        self.text_tower = TextTower(
+            len(self.tokenizer),
+            text.length,
+            text.token_width,
+            text.width,
+            text.layers,
+            text.heads,
+            self.teacher.embedding_dim,
+        )
+        if text.weights is not None:
+            load_module(self.text_tower, text.weights)
+
+    def _tokenizer_texts(self) -> list[str]:
+        """The corpus, or without one the training captions, in all languages whatever the student learns."""
+        if self.corpus["en"]:
+            return [text for pair in zip(self.corpus["en"], self.corpus["zh"], strict=True) for text in pair]
+        return [self.data.caption(int(i), code) for i in self.split.train for code in self.data.languages]
+
+    @property
+    def tokenizer_path(self) -> Path:
+        self.context.run_dir.mkdir(parents=True, exist_ok=True)
+        return self.context.run_dir / f"tokenizer-{self.context.rank}.json"
+
+    # --- targets ---
+
+    def load_targets(self, context: Context) -> None:
+        """Features once; embeddings by the teacher's heads as they are now, so after each stage that changes them."""
+        if not self.texts:
+            self.bank.load(context.device)
+            length = self.config.student.text.length
+            for code in self.data.languages:
+                kinds: dict[str, Sequence[str]] = {
+                    "caption": [self.data.caption(i, code) for i in range(len(self.data))],
+                    "label": [self.data.label(i, code) for i in range(len(self.data))],
+                    "corpus": self.corpus[code],
+                }
+                for kind, texts in kinds.items():
+                    if texts:
+                        self.texts[code, kind] = text_targets(
+                            texts, self.tokenizer, length, self.teacher, context.cache, context.device
+                        )
+                    else:
+                        self.texts[code, kind] = Texts(*(np.zeros((0, 1)) for _ in range(3)))
+        head = self.teacher.image_head
+        self.image_targets = np.stack(
+            [in_chunks(lambda rows: through_head(head, rows), own, 4096) for own in self.bank.features]
+        )
+        self.text_targets = {
+            key: through_head(self.teacher.text_head, own.features)
+            for key, own in self.texts.items()
+            if key[1] != "corpus"
+        }
+
+    def stages(self) -> list[Stage]:
+        stages = self.config.stages
+        chosen: list[Stage] = [TeacherStage(self)] if stages.teacher.steps else []
+        chosen.append(TargetsStage(self))
+        chosen += [ImageFeatureStage(self)] if stages.image_features.steps else []
+        chosen += [TextFeatureStage(self)] if stages.text_features.steps else []
+        chosen += [AlignmentStage(self)] if stages.alignment.steps else []
+        return chosen
+
+    # --- metrics ---
+
+    def gallery_pictures(self, things: np.ndarray) -> np.ndarray:
+        """Where in the bank the pictures stand that are searched."""
+        return self.bank.first[things] + self.data.vendors.index(self.vendor)
+
+    def teacher_metrics(self, things: np.ndarray) -> dict[str, float]:
+        """The teacher's own retrieval on these things, picture side and text side."""
+        image = through_head(self.teacher.image_head, self.bank.features[0][self.gallery_pictures(things)])
+        found: dict[str, float] = {}
+        for code in self.data.languages:
+            text = through_head(self.teacher.text_head, self.texts[code, "caption"].features[things])
+            found |= recalls(code, ranks(text, image))
+        return {**found, "R@10": float(np.mean([found[f"{code} R@10"] for code in self.data.languages]))}
+
+    def student_metrics(self, things: np.ndarray, device: torch.device) -> dict[str, float]:
+        image = self._embed(self.image_tower, device, self.gallery_images(things))
+        found: dict[str, float] = {}
+        for code in self.data.languages:
+            texts = self.texts[code, "caption"]
+            text = self._embed(
+                self.text_tower, device, torch.from_numpy(texts.ids[things]), torch.from_numpy(texts.mask[things])
+            )
+            found |= recalls(code, ranks(text, image))
+        return {**found, "R@10": float(np.mean([found[f"{code} R@10"] for code in self.data.languages]))}
+
+    def gallery_images(self, things: np.ndarray) -> torch.Tensor:
+        """(n, 3, px, px) in [0, 1]: what the image tower gets of these things' searched pictures."""
+        small = self.bank.small[0][self.gallery_pictures(things)]
+        return torch.from_numpy(np.array(small)).permute(0, 3, 1, 2).float() / 255
+
+    @torch.no_grad()
+    def _embed(self, tower: nn.Module, device: torch.device, *inputs: torch.Tensor) -> np.ndarray:
+        training = tower.training
+        tower.to(device).eval()
+        parts = []
+        for start in range(0, len(inputs[0]), CHUNK):
+            parts.append(tower(*(own[start : start + CHUNK].to(device) for own in inputs)).float().cpu().numpy())
+        tower.train(training)
+        return unit_rows(np.concatenate(parts))
+
+    def export(self, writer: BundleWriter) -> None:
+        from compressor.tasks.clip.export import export
+
+        self.load_targets(self.context)  # a run that was resumed behind its last stage has not started any
+        export(self, writer)
