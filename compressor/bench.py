@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,10 @@ from profiles.results import Record, Results, Run
 from targets import sandbox
 from targets.artifact import Artifact, compile_bundle, tool_versions
 from targets.bundle import SPLITS, Bundle
-from targets.glue import Evaluation
+from targets.glue import Chart
 from targets.measurement import Measurement
 from targets.runners import get_runner, list_runners
-from targets.student import load
+from targets.student import Student, load
 from targets.target import get_target, not_runnable
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -287,20 +287,43 @@ def _open_subject(name: str, request: BenchRequest) -> Subject:
         overrides=request.overrides,
         resume=request.resume,
     )
-    return Subject(bundle, _count(bundle), _evaluate_float(bundle))
+    student = load(bundle.path) if bundle.manifest.get("has_metric") else None
+    if student is None:
+        return Subject(bundle, _count(bundle), {})
+    _say(f"evaluating {bundle.student} in float")
+    floats = {split: student.evaluate(split) for split in SPLITS if bundle.has_split(split)}
+    subject = Subject(bundle, _count(bundle), floats, _glue_macs(bundle, student))
+    return replace(subject, charts=_charts(subject, student))
 
 
 def _count(bundle: Bundle) -> dict[str, Costs]:
     return {name: count_onnx(bundle.source(name).onnx) for name in bundle.graphs}
 
 
-def _evaluate_float(bundle: Bundle) -> dict[str, Evaluation]:
-    """The float student on every split: the reference of each compiled one."""
-    if not bundle.manifest.get("has_metric"):
+def query_macs(path: Path) -> dict[str, float]:
+    """The parts of a bundle's MACs per query: its graphs' by how often they are called, and the glue's own."""
+    bundle = Bundle.open(path)
+    subject = Subject(bundle, _count(bundle), {}, _glue_macs(bundle, load(path)))
+    return subject.query_macs(bundle.uses["query"])
+
+
+def _glue_macs(bundle: Bundle, student: Student) -> dict[str, float]:
+    """What the float student's glue does itself, over the part on which calls are counted too (targets.harness)."""
+    count = getattr(student.glue, "macs", None)
+    split = next((name for name in SPLITS if bundle.has_split(name)), None)
+    if count is None or split is None:
         return {}
-    _say(f"evaluating {bundle.student} in float")
-    student = load(bundle.path)
-    return {split: student.evaluate(split) for split in SPLITS if bundle.has_split(split)}
+    queries = list(student.glue.queries(bundle.split(split)))
+    return dict(count(queries, [student(query) for query in queries]))
+
+
+def _charts(subject: Subject, student: Student) -> tuple[Chart, ...]:
+    """What the task draws of its float student on the part that is shown."""
+    draw = getattr(student.glue, "charts", None)
+    if draw is None:
+        return ()
+    macs = {name: float(costs.macs) for name, costs in subject.costs.items()}
+    return tuple(draw(subject.bundle.split(_shown(subject)), macs))
 
 
 def _measure(
@@ -318,7 +341,7 @@ def _measure(
     attempt = _attempt(subject, cell, artifact, request)
     if cell.precision == "int8" and not request.explicit_precisions and attempt.whole.status == "rejected":
         attempt = repair(subject.bundle, cell, attempt, again, _say)
-    details.add_artifact(attempt.rows, attempt.artifact, attempt.found, _shown(subject))
+    details.add_artifact(subject, attempt.rows, attempt.artifact, attempt.found, _shown(subject))
     return attempt.rows
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from profiles.device import Device, budget_values
 from profiles.flops import Costs
 from profiles.results import BudgetState, Memory, RanOn, Record, TaskMetric
-from profiles.statistics import bootstrap_interval, paired_bootstrap
+from profiles.statistics import Difference, bootstrap_interval, paired_bootstrap
 from targets.artifact import Artifact, worst
 from targets.bundle import Bundle
-from targets.glue import Evaluation
+from targets.glue import Chart, Evaluation
 from targets.measurement import Measurement, cost_per_query, memory_together
 
 DEFAULT_METRIC_DROP = 0.01  # where the device profile has no metric_drop: one point
@@ -22,12 +22,19 @@ DEFAULT_METRIC_DROP = 0.01  # where the device profile has no metric_drop: one p
 class Subject:
     """A bundle and what is known of it before anything is compiled.
 
-    `costs` by graph. `floats` by split: the float student's evaluation, empty if there is no metric.
+    `costs` by graph. `floats` by split: the float student's evaluation, empty if there is no metric. `glue_macs`: what
+    the glue does per query beside the graphs, by what it is for, where its task counts it. `charts`: its task's.
     """
 
     bundle: Bundle
     costs: dict[str, Costs]
     floats: dict[str, Evaluation]
+    glue_macs: Mapping[str, float] = field(default_factory=dict)
+    charts: tuple[Chart, ...] = ()
+
+    def query_macs(self, calls: Mapping[str, float]) -> dict[str, float]:
+        """The parts of a query's MACs: each graph's times how often it is called, and the glue's."""
+        return {name: times * self.costs[name].macs for name, times in calls.items()} | dict(self.glue_macs)
 
 
 def known_beforehand(
@@ -43,7 +50,7 @@ def known_beforehand(
             precision_requested=precision,
             status=status,  # type: ignore[arg-type]
             reason=reason,
-            **_costs(subject, {graph: 1.0} if graph != "*" else subject.bundle.uses["query"]),
+            **(_costs(subject, {graph: 1.0}) if graph != "*" else _whole_costs(subject, subject.bundle.uses["query"])),
         )
         for graph in [*subject.bundle.graphs, "*"]
     ]
@@ -73,6 +80,12 @@ def _costs(subject: Subject, calls: Mapping[str, float]) -> dict[str, Any]:
         "parameters": sum(per_weights.values()),
         "uncounted_ops": uncounted,
     }
+
+
+def _whole_costs(subject: Subject, calls: Mapping[str, float]) -> dict[str, Any]:
+    """`_costs` of a query, with what the glue does itself."""
+    macs = sum(subject.query_macs(calls).values())
+    return {**_costs(subject, calls), "macs": macs, "flops": 2 * macs}
 
 
 def _common(artifact: Artifact, device: Device) -> dict[str, Any]:
@@ -144,7 +157,7 @@ def _whole_record(
         cost=cost_per_query({record.graph: record.cost for record in graphs}, calls),
         memory_bytes=_whole_memory(graphs, found),
         **_common(artifact, device),
-        **_costs(subject, calls),
+        **_whole_costs(subject, calls),
     )
     if found is not None:
         record = record.model_copy(
@@ -214,6 +227,15 @@ def _task_metric(subject: Subject, found: Measurement, split: str) -> TaskMetric
         teacher_value=subject.bundle.teacher_value(split),
         higher_is_better=evaluation.higher_is_better,
     )
+
+
+def against_float(subject: Subject, found: Measurement, split: str) -> tuple[Difference, int] | None:
+    """The metric minus the float student's, paired over the items that both were asked, and how many they are."""
+    evaluation = found.evaluation(split)
+    reference = _float_on_same_items(subject, split, evaluation)
+    if evaluation is None or reference is None:
+        return None
+    return paired_bootstrap(evaluation.scores, reference.scores, evaluation.weights), len(evaluation.scores)
 
 
 def _float_on_same_items(subject: Subject, split: str, compiled: Evaluation | None) -> Evaluation | None:

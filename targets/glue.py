@@ -67,11 +67,55 @@ class Example:
     answers: tuple[Answer, ...]
 
 
+@dataclass(frozen=True)
+class Point:
+    """One point of a scatter, with the 95 % interval of y. Points of one group look alike; `detail` is said of it."""
+
+    label: str
+    x: float
+    y: float
+    ci95: tuple[float, float] | None = None
+    group: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """A chart of points and lines (name -> vertices). `text` says in a sentence or two what there is to see."""
+
+    title: str
+    text: str
+    x: str
+    y: str
+    points: tuple[Point, ...]
+    lines: Mapping[str, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shares:
+    """A chart of bars that are split into parts: `parts` maps a name to its share (0 to 1) in each of the bins, of
+    which bin i holds `counts[i]` items."""
+
+    title: str
+    text: str
+    x: str
+    bins: tuple[str, ...]
+    counts: tuple[int, ...]
+    parts: Mapping[str, tuple[float, ...]]
+
+
+Chart = Scatter | Shares
+
+
 class Glue(Protocol):
     """The interface of a task's class `Glue(graphs, settings, assets)`.
 
     `graphs` maps a graph's name to a callable feeds -> outputs, `settings` is what the bundle's writer gave, `assets`
-    the directory with the bundle's assets."""
+    the directory with the bundle's assets. Where a task has them, two methods more:
+
+        macs(queries, answers) -> {what for: mean MACs per query} of what the glue does itself, beside the graphs
+        charts(arrays, macs) -> list[Chart] for the report, of a split; `macs` are those of one call, by graph
+    """
 
     def __call__(self, query: Any) -> Any:
         """Answer one raw query, as the device would: the path whose latency is the latency per query."""

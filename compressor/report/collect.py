@@ -33,7 +33,7 @@ class DetailsWriter:
         self.details: dict[str, Any] = {
             "schema": 1, "layers": {}, "latency_samples_ms": {}, "teachers": {}, "examples": {}, "examples_from": {},
             "credits": [], "training": {}, "devices": {device.name: device.summary for device in devices}, "notes": {},
-            "extra_metrics": {}, "choices": [], "remarks": [],
+            "extra_metrics": {}, "against_float": {}, "macs": {}, "charts": {}, "choices": [], "remarks": [],
         }  # fmt: skip
 
     def add_subject(self, subject: Subject) -> list[str]:
@@ -42,6 +42,10 @@ class DetailsWriter:
         self.details["layers"][name] = {
             graph: [_layer(layer) for layer in costs.layers] for graph, costs in subject.costs.items()
         }
+        if subject.glue_macs:
+            self.details["macs"][name] = subject.query_macs(bundle.uses["query"])
+        if charts := [*map(asdict, subject.charts), *bundle.lineage.get("charts", [])]:
+            self.details["charts"][name] = charts
         if bundle.teacher:
             self.details["teachers"][name] = bundle.teacher
         for credit in bundle.lineage.get("credits", []):
@@ -61,8 +65,11 @@ class DetailsWriter:
         self.details["remarks"] += remarks
         return remarks
 
-    def add_artifact(self, rows: list[Record], artifact: Artifact, found: Measurement | None, split: str) -> None:
-        """Latency samples, notes, further metrics and pictures of one artifact."""
+    def add_artifact(
+        self, subject: Subject, rows: list[Record], artifact: Artifact, found: Measurement | None, split: str
+    ) -> None:
+        """Latency samples, notes, further metrics, the paired difference to float, and pictures of one artifact."""
+        from compressor.records import against_float
         from compressor.report.details import record_key
 
         for record in rows:
@@ -79,8 +86,11 @@ class DetailsWriter:
             measured = found.report["query"] if record.graph == "*" else found.report["graphs"][record.graph]
             conditions = (measured or {}).get("conditions")
             self._note(key, [*notes, *([conditions["note"]] if conditions and conditions["note"] else [])])
-        if found is not None:
-            self._add_answers(rows[-1], record_key(rows[-1]), found, split)
+        if found is None:
+            return
+        if paired := against_float(subject, found, split):
+            self.details["against_float"][record_key(rows[-1])] = {**paired[0]._asdict(), "n": paired[1]}
+        self._add_answers(rows[-1], record_key(rows[-1]), found, split)
 
     def add_choices(self, choices: Sequence[Choice]) -> None:
         """What the precision policy keeps."""

@@ -71,6 +71,45 @@ class Precisions(_Strict):
     dropped: dict[str, str] = {}
 
 
+class ChartPoint(_Strict):
+    label: str
+    x: float
+    y: float
+    ci95: tuple[float, float] | None = None
+    group: str = ""
+    detail: str = ""
+
+
+class ScatterChart(_Strict):
+    """See targets.glue.Scatter."""
+
+    title: str
+    text: str
+    x: str
+    y: str
+    points: list[ChartPoint]
+    lines: dict[str, list[tuple[float, float]]] = {}
+
+
+class SharesChart(_Strict):
+    """See targets.glue.Shares."""
+
+    title: str
+    text: str
+    x: str
+    bins: list[str]
+    counts: list[int]
+    parts: dict[str, list[float]]
+
+
+class AgainstFloat(_Strict):
+    """The metric of an artifact minus that of the float student, paired over the same items."""
+
+    difference: float
+    ci95: tuple[float, float]
+    n: int
+
+
 class Details(_Strict):
     schema_: Literal[1] = Field(1, alias="schema")
     layers: dict[str, dict[str, list[Layer]]] = {}
@@ -83,6 +122,9 @@ class Details(_Strict):
     devices: dict[str, str] = {}  # device -> its profile's summary
     notes: dict[str, list[str]] = {}  # same keys as latency_samples_ms: what the runtime did that a reader should know
     extra_metrics: dict[str, dict[str, float]] = {}  # same keys; further metrics by name, e.g. acc@5
+    against_float: dict[str, AgainstFloat] = {}  # same keys
+    macs: dict[str, dict[str, float]] = {}  # student -> the parts of a query's MACs: graphs, and what the glue does
+    charts: dict[str, list[ScatterChart | SharesChart]] = {}  # student -> what its task draws
     choices: list[Precisions] = []
     remarks: list[str] = []  # on the whole run, e.g. that weights are random
     model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False)

@@ -22,12 +22,12 @@ ECDF_END = 0.995  # one straggler would else squeeze everything to the left
 CURVE_POINTS = 240
 
 
-def _label(text: str) -> str:
+def escaped(text: str) -> str:
     """A user's text inside plotly, which understands some HTML."""
     return html.escape(text)
 
 
-def _figure(traces: Sequence[Any], layout: Mapping[str, Any]) -> dict[str, Any]:
+def checked_figure(traces: Sequence[Any], layout: Mapping[str, Any]) -> dict[str, Any]:
     """Checked by plotly.py, as plain data and without its default template."""
     go = require("plotly.graph_objects", "report")
     base = {
@@ -45,9 +45,9 @@ def _figure(traces: Sequence[Any], layout: Mapping[str, Any]) -> dict[str, Any]:
     return {"data": value["data"], "layout": value["layout"]}
 
 
-def _axis(title: str, **more: Any) -> dict[str, Any]:
+def axis_of(title: str, **more: Any) -> dict[str, Any]:
     return {
-        "title": {"text": _label(title), "standoff": 8}, "gridcolor": "var(--line)", "linecolor": "var(--line-strong)",
+        "title": {"text": escaped(title), "standoff": 8}, "gridcolor": "var(--line)", "linecolor": "var(--line-strong)",
         "zeroline": False, "automargin": True, "ticks": "", "fixedrange": True, **more,
     }  # fmt: skip
 
@@ -66,7 +66,7 @@ def log_axis(title: str, low: float, high: float, unit: str) -> dict[str, Any]:
     labels = [
         re.sub(r"\.0+(?=\D|$)|(?<=\.\d)0+(?=\D|$)", "", say(round(tick, 12))) for tick in ticks
     ]  # 1.50 M is 1.5 M
-    return _axis(title, type="log", range=[math.log10(low), math.log10(high)], tickvals=ticks, ticktext=labels)
+    return axis_of(title, type="log", range=[math.log10(low), math.log10(high)], tickvals=ticks, ticktext=labels)
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def tradeoff(cards: Sequence[Card], axis: CostAxis, encoding: Encoding) -> dict[
         })  # fmt: skip
         notes.append({
             "xref": "paper", "x": 0 if side == "left" else 1, "xanchor": side, "y": value, "yanchor": "bottom",
-            "text": f"{_label(name)} {words.score(value)}", "showarrow": False, "font": {"size": 11},
+            "text": f"{escaped(name)} {words.score(value)}", "showarrow": False, "font": {"size": 11},
         })  # fmt: skip
     for teacher, cost, metric in teachers:
         if teacher and cost and metric and metric.teacher_value is not None:
@@ -171,9 +171,9 @@ def tradeoff(cards: Sequence[Card], axis: CostAxis, encoding: Encoding) -> dict[
     pad = 0.12 * ((high - low) or abs(high) or 1.0)
     metric = _metric(rows[0])
     better = "higher" if metric.higher_is_better else "lower"
-    return _figure(traces, {
+    return checked_figure(traces, {
         "xaxis": log_axis(axis.title, min(every_cost), max(every_cost), axis.unit),
-        "yaxis": _axis(f"{metric.name} ({better} is better)", range=[low - pad, high + pad], nticks=6),
+        "yaxis": axis_of(f"{metric.name} ({better} is better)", range=[low - pad, high + pad], nticks=6),
         "shapes": shapes, "annotations": notes,
     })  # fmt: skip
 
@@ -203,9 +203,9 @@ def _point(row: Row, x: float, cost: float, axis: CostAxis, encoding: Encoding) 
     symbol = SYMBOLS.get(row.record.precision_requested, "triangle-up")
     verified = row.record.status == "verified"
     say = {"count": words.count, "bytes": words.size, "ms": lambda v: f"{words.milliseconds(v)} ms"}[axis.unit]
-    student = f"{_label(row.record.student)}<br>" if encoding.by_student else ""
+    student = f"{escaped(row.record.student)}<br>" if encoding.by_student else ""
     return go.Scatter(
-        x=[x], y=[metric.value], mode="markers", name=_label(row.artifact),
+        x=[x], y=[metric.value], mode="markers", name=escaped(row.artifact),
         error_y={
             "type": "data", "symmetric": False, "array": [high - metric.value], "arrayminus": [metric.value - low],
             "color": colour, "thickness": 1, "width": 3,
@@ -215,8 +215,8 @@ def _point(row: Row, x: float, cost: float, axis: CostAxis, encoding: Encoding) 
             "line": {"width": 1 if verified else 2, "color": "var(--paper)" if verified else colour},
         },
         hovertemplate=(
-            f"{student}<b>{_label(row.artifact)}</b> ({row.record.status})<br>{say(cost)}<br>"
-            f"{_label(metric.name)} {words.score(metric.value)} [{words.score(low)}, {words.score(high)}]"
+            f"{student}<b>{escaped(row.artifact)}</b> ({row.record.status})<br>{say(cost)}<br>"
+            f"{escaped(metric.name)} {words.score(metric.value)} [{words.score(low)}, {words.score(high)}]"
             "<extra></extra>"
         ),
     )  # fmt: skip
@@ -228,7 +228,7 @@ def _teacher_point(teacher: Teacher, cost: float, value: float, axis: CostAxis) 
     return go.Scatter(
         x=[cost], y=[value], mode="markers", name="teacher",
         marker={"symbol": "star", "size": 12, "color": "var(--muted)"},
-        hovertemplate=f"<b>teacher: {_label(teacher.name)}</b><br>{say(cost)}<br>{words.score(value)}<extra></extra>",
+        hovertemplate=f"<b>teacher: {escaped(teacher.name)}</b><br>{say(cost)}<br>{words.score(value)}<extra></extra>",
     )  # fmt: skip
 
 
@@ -252,7 +252,7 @@ def distributions(rows: Sequence[Row], samples_ms: Mapping[str, Sequence[float]]
             continue
         x, y = _quantiles(samples, ECDF_POINTS)
         everything += [x[0], x[-1]]
-        name = _label(f"{row.record.student} {row.artifact}" if encoding.by_student else row.artifact)
+        name = escaped(f"{row.record.student} {row.artifact}" if encoding.by_student else row.artifact)
         dash = DASHES.get(row.record.precision_requested, "longdash")
         traces.append(go.Scatter(
             x=[round(v, 6) for v in x], y=[round(v, 5) for v in y], mode="lines", name=name,
@@ -261,9 +261,9 @@ def distributions(rows: Sequence[Row], samples_ms: Mapping[str, Sequence[float]]
         ))  # fmt: skip
     if not traces:
         return None
-    return _figure(traces, {
+    return checked_figure(traces, {
         "xaxis": log_axis("milliseconds per query", min(everything), max(everything), "ms"),
-        "yaxis": _axis("share of calls", range=[0, 1.03], tickvals=[0, 0.25, 0.5, 0.75, 0.9],
+        "yaxis": axis_of("share of calls", range=[0, 1.03], tickvals=[0, 0.25, 0.5, 0.75, 0.9],
                        ticktext=["0", "p25", "p50", "p75", "p90"]),
     })  # fmt: skip
 
@@ -281,4 +281,4 @@ def curve(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
         line={"color": "var(--accent)", "width": 1.6}, marker={"size": 4},
         hovertemplate="step %{x:.0f}<br>%{y:.4g}<extra></extra>",
     )  # fmt: skip
-    return _figure([trace], {"xaxis": _axis("step", nticks=5), "yaxis": _axis("", nticks=5)})
+    return checked_figure([trace], {"xaxis": axis_of("step", nticks=5), "yaxis": axis_of("", nticks=5)})

@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from compressor.report import figures, words
+from compressor.report import figures, task_charts, words
+from compressor.report.details import ScatterChart
 from compressor.report.pictures import shown_examples
 from compressor.report.sources import Inputs, read_inputs
 from compressor.report.tables import (
@@ -71,6 +72,7 @@ class _Plots:
         self.tradeoffs = self._tradeoffs(cards)
         self.latencies = self._latencies(inputs, whole)
         self.training = self._training(inputs)
+        self.charts = self._charts(inputs)
 
     def _tradeoffs(self, cards: Sequence[Card]) -> list[dict[str, Any]]:
         groups: dict[tuple[str, str], list[Card]] = {}  # one plot per device and metric
@@ -104,6 +106,20 @@ class _Plots:
                 place = f"training-{len(self.figures)}"
                 self.figures[place] = {"": figures.curve(series.points)}
                 places.setdefault(student, {}).setdefault(series.stage, []).append({"id": place, "series": series})
+        return places
+
+    def _charts(self, inputs: Inputs) -> dict[str, list[dict[str, Any]]]:
+        """student -> what its task draws."""
+        places: dict[str, list[dict[str, Any]]] = {}
+        for student, charts in inputs.details.charts.items():
+            for chart in charts:
+                place = f"chart-{len(self.figures)}"
+                figure, legend = task_charts.drawn(chart)
+                self.figures[place] = {"": figure}
+                scatter = isinstance(chart, ScatterChart)
+                places.setdefault(student, []).append(
+                    {"id": place, "chart": chart, "legend": legend, "scatter": scatter}
+                )
         return places
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compressor.report import words
-from compressor.report.details import Details, Teacher, record_key
+from compressor.report.details import AgainstFloat, Details, Teacher, record_key
 from profiles.results import STATUSES, Record, TaskMetric
 
 
@@ -18,6 +18,7 @@ class Row:
     record: Record
     notes: list[str]
     extra: dict[str, float]  # further metrics by name
+    paired: AgainstFloat | None = None
 
     @property
     def artifact(self) -> str:
@@ -69,8 +70,12 @@ class Row:
 
     @property
     def worse_than_float(self) -> bool:
-        """The float value lies outside the interval of the artifact's, on the better side."""
+        """The paired interval of the difference is on the worse side of zero; where there is none, the float value lies
+        outside the interval of the artifact's."""
         metric = self.record.task_metric
+        if metric is not None and self.paired is not None:
+            low, high = self.paired.ci95
+            return high < 0 if metric.higher_is_better else low > 0
         if metric is None or metric.float_value is None:
             return False
         low, high = metric.ci95
@@ -127,7 +132,8 @@ def whole_students(records: Sequence[Record]) -> list[Record]:
 def rows_of(records: Sequence[Record], details: Details) -> list[Row]:
     def row(record: Record) -> Row:
         key = record_key(record)
-        return Row(record, details.notes.get(key, []), details.extra_metrics.get(key, {}))
+        paired = details.against_float.get(key)
+        return Row(record, details.notes.get(key, []), details.extra_metrics.get(key, {}), paired)
 
     return [row(record) for record in records]
 
@@ -260,6 +266,15 @@ def _less_accurate(row: Row, reference: Row | None) -> list[str]:
     metric = row.record.task_metric
     if metric is None:
         return []
+    if row.paired is not None:
+        if row.paired.difference == 0 or (row.paired.difference > 0) == metric.higher_is_better:
+            return []
+        low, high = row.paired.ci95
+        sure = "paired interval" if low <= 0 <= high else "significantly: paired interval"
+        return [
+            f"is less accurate than the float student: {metric.name} {words.difference(row.paired.difference)} "
+            f"({sure} {words.difference(low)} to {words.difference(high)})."
+        ]
     other, name = metric.float_value, "the float student"
     if other is None and reference is not None and reference.record.task_metric is not None:
         other, name = reference.record.task_metric.value, "fp32"

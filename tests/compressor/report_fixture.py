@@ -206,6 +206,31 @@ def _example(rng: np.random.Generator, title: str, right: int | None) -> dict[st
     return example
 
 
+def _charts() -> list[dict[str, Any]]:
+    """A front and shares, as a task with a choice of canvases draws them."""
+    fixed = {"16 px": (1_100_000, 0.19), "24 px": (1_900_000, 0.235), "32 px": (3_300_000, 0.253)}
+    points = [
+        {"label": label, "x": x, "y": y, "ci95": [y - 0.045, y + 0.047], "group": "one canvas for every sketch"}
+        for label, (x, y) in fixed.items()
+    ]
+    points += [
+        {"label": f"lambda_F {value}", "x": x, "y": y, "ci95": [y - 0.04, y + 0.05], "group": "selector",
+         "detail": "+0.004 [-0.012, +0.021] over the line"}
+        for value, x, y in ((0, 3_500_000, 0.262), (0.1, 2_600_000, 0.249), (EVIL_LABEL, 1_500_000, 0.212))
+    ]  # fmt: skip
+    front = {
+        "title": "Canvases", "text": "The line is what fixed canvases and mixtures of two of them reach.",
+        "x": "multiply-accumulates per query", "y": "acc@1", "points": points,
+        "lines": {"mixtures of two": list(fixed.values())},
+    }  # fmt: skip
+    shares = {
+        "title": "Chosen canvas by strokes", "text": "The last canvas that a sketch was drawn on.", "x": "strokes",
+        "bins": ["1", "2", "3 to 4", "5+"], "counts": [31, 80, 140, 77],
+        "parts": {"16 px": [0.7, 0.5, 0.3, 0.1], "24 px": [0.2, 0.3, 0.3, 0.3], "32 px": [0.1, 0.2, 0.4, 0.6]},
+    }  # fmt: skip
+    return [front, shares]
+
+
 def details(samples: dict[str, list[float]], student: str = STUDENT) -> dict[str, Any]:
     """A details.json with every section."""
     rng = np.random.default_rng(5)
@@ -274,6 +299,9 @@ def details(samples: dict[str, list[float]], student: str = STUDENT) -> dict[str
                 _example(rng, "owl", 0),
             ]
         },
+        "against_float": {f"{student}|*|host|onnx|int8": {"difference": -0.016, "ci95": [-0.03, 0.006], "n": 328}},
+        "macs": {student: {"encoder_24": 1_340_000, "encoder_32": 830_000, "drawing": 41_000, "search": 126_000}},
+        "charts": {student: _charts()},
         "examples_from": {student: "openvino int8 on host"},
         "training": {student: training},
         "credits": [

@@ -42,8 +42,12 @@ def graph_of(canvas_px: int) -> Graph:
     return Graph(f"encoder_{canvas_px}", (canvas,), (TensorSpec("embedding", "float32", ("batch", DEPTH)),))
 
 
-def write_toy(path: Path, canvases: Sequence[int], selector: Mapping[str, Any]) -> tuple[Artifact, Index]:
-    """The artifact, with three sketches to validate on, and the gallery that its device looks in."""
+def write_toy(
+    path: Path, canvases: Sequence[int], selector: Mapping[str, Any], networks: Sequence[tuple[Graph, bytes]] = ()
+) -> tuple[Artifact, Index]:
+    """The artifact, with three sketches to validate on, and the gallery that its device looks in.
+
+    `networks`: of a selector, with their .tflite files."""
     rng = np.random.default_rng(3)
     index = random_index(rng, PHOTOS, DEPTH)
     # the split has a gallery of its own, beside the larger one that the device looks in
@@ -61,11 +65,14 @@ def write_toy(path: Path, canvases: Sequence[int], selector: Mapping[str, Any]) 
         drawn = np.stack([rasterise(sketch, px) for sketch in random_sketches(4)])[:, None]
         golden[f"{graph.name}/inputs/canvas"] = drawn
         golden[f"{graph.name}/outputs/embedding"] = CSession(graph, folder, "O2")({"canvas": drawn})["embedding"]
-        entries[graph.name] = {
-            **graph.to_json(), "status": "built", "reason": None, "precision": "int8", "notes": [], "options": {},
-            "files": [f"graphs/{graph.name}/{name}" for name in ("model.c", "model.json", "model.tflite")], "bytes": 1,
-            "sha256": "0" * 64, "parity": None, "ran_on": None,
-        }  # fmt: skip
+        entries[graph.name] = _entry(graph)
+    for graph, model in networks:
+        _write_network(path / "graphs" / graph.name, graph.name, model)
+        feeds = {spec.name: np.zeros(spec.concrete(batch=2), np.float32) for spec in graph.inputs}
+        outputs = CSession(graph, path / "graphs" / graph.name, "O2")(feeds)
+        golden |= {f"{graph.name}/inputs/{name}": value for name, value in feeds.items()}
+        golden |= {f"{graph.name}/outputs/{name}": value for name, value in outputs.items()}
+        entries[graph.name] = _entry(graph)
     save_npz(path / "golden.npz", golden)
     manifest = {
         "format": 1, "student": "toy", "task": "sketch", "glue": "sketch",
@@ -78,15 +85,68 @@ def write_toy(path: Path, canvases: Sequence[int], selector: Mapping[str, Any]) 
     return Artifact.open(path), index
 
 
-def _write_encoder(folder: Path, canvas_px: int, name: str, zero_point: int, rng: np.random.Generator) -> None:
+def _entry(graph: Graph) -> dict[str, Any]:
+    return {
+        **graph.to_json(), "status": "built", "reason": None, "precision": "int8", "notes": [], "options": {},
+        "files": [f"graphs/{graph.name}/{name}" for name in ("model.c", "model.json", "model.tflite")], "bytes": 1,
+        "sha256": "0" * 64, "parity": None, "ran_on": None,
+    }  # fmt: skip
+
+
+def _write_network(folder: Path, name: str, model: bytes) -> None:
     from targets.c.generate import generate, write
     from targets.tflite.schema import read_model
+
+    folder.mkdir(parents=True)
+    (folder / "model.tflite").write_bytes(model)
+    write(generate(read_model(folder / "model.tflite"), name), folder)
+
+
+def by_features(features: int, canvases: int) -> tuple[Graph, bytes]:
+    """A selector that is one matrix."""
+    from tests.targets.tflite_builder import Spec, build
+
+    weights = np.random.default_rng(8).integers(-127, 128, (canvases, features)).astype(np.int8)
+    seen = Spec((1, features), scale=8 / 255, zero_point=-1)
+    logits = Spec((1, canvases), scale=0.05, zero_point=4)
+    model = build("FULLY_CONNECTED", [seen, Spec(weights.shape, scale=0.01, data=weights), None], [logits])
+    specs = TensorSpec("features", "float32", ("batch", features)), TensorSpec("logits", "float32", ("batch", canvases))
+    return Graph("selector", specs[:1], specs[1:]), model
+
+
+def by_points(hidden: int, canvases: int) -> tuple[Graph, bytes]:
+    """A recurrent selector: state' = tanh(A point + B state), logits = C state'."""
+    from tests.targets.tflite_builder import Node, Spec, build_graph
+
+    rng = np.random.default_rng(9)
+
+    def matrix(rows: int, columns: int, scale: float) -> Spec:
+        return Spec((rows, columns), scale=scale, data=rng.integers(-127, 128, (rows, columns)).astype(np.int8))
+
+    point, state = Spec((1, 5), scale=2 / 255, zero_point=0), Spec((1, hidden), scale=1 / 128, zero_point=0)
+    parts = [Spec((1, hidden), scale=0.04, zero_point=zero) for zero in (3, -5)]
+    total, following = Spec((1, hidden), scale=0.05), Spec((1, hidden), scale=1 / 128)
+    logits = Spec((1, canvases), scale=0.05, zero_point=-7)
+    nodes = [
+        Node("FULLY_CONNECTED", [point, matrix(hidden, 5, 0.02), None], [parts[0]], {}),
+        Node("FULLY_CONNECTED", [state, matrix(hidden, hidden, 0.006), None], [parts[1]], {}),
+        Node("ADD", [*parts], [total], {}),
+        Node("TANH", [total], [following], {}),
+        Node("FULLY_CONNECTED", [following, matrix(canvases, hidden, 0.02), None], [logits], {}),
+    ]
+    inputs = TensorSpec("point", "float32", ("batch", 5)), TensorSpec("state", "float32", ("batch", hidden))
+    outputs = (
+        TensorSpec("next_state", "float32", ("batch", hidden)),
+        TensorSpec("logits", "float32", ("batch", canvases)),
+    )
+    return Graph("selector_step", inputs, outputs), build_graph(nodes, [following, logits])
+
+
+def _write_encoder(folder: Path, canvas_px: int, name: str, zero_point: int, rng: np.random.Generator) -> None:
     from tests.targets.tflite_builder import Spec, build
 
     pixels = canvas_px * canvas_px
     canvas = Spec((1, pixels), scale=0.0057, zero_point=-103)
     weights = Spec((DEPTH, pixels), scale=0.01, data=rng.integers(-127, 128, (DEPTH, pixels)).astype(np.int8))
     embedding = Spec((1, DEPTH), scale=0.006 * canvas_px, zero_point=zero_point)
-    folder.mkdir(parents=True)
-    (folder / "model.tflite").write_bytes(build("FULLY_CONNECTED", [canvas, weights, None], [embedding]))
-    write(generate(read_model(folder / "model.tflite"), name), folder)
+    _write_network(folder, name, build("FULLY_CONNECTED", [canvas, weights, None], [embedding]))

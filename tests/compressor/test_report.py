@@ -97,8 +97,8 @@ def rows(*records: Record):
 
 def test_page_has_every_section_in_the_order_of_a_busy_reader(full):
     assert full[0].sections == [
-        "summary", "tradeoff", "latency", "size", "parity", "layers", "queries", "training", "budgets", "reproduce",
-        "credits",
+        "summary", "tradeoff", "latency", "size", "parity", "layers", "queries", "choices", "training", "budgets",
+        "reproduce", "credits",
     ]  # fmt: skip
 
 
@@ -106,6 +106,23 @@ def test_sections_without_details_are_left_out(tmp_path):
     page, html = page_of([write_run(tmp_path, with_details=False)], tmp_path)
     assert page.sections == ["summary", "tradeoff", "latency", "size", "parity", "budgets", "reproduce", "credits"]
     assert "teacher's is not known" in page.text and "data:image" not in html
+
+
+def test_the_charts_of_a_task_stand_on_the_page_with_their_numbers(full):
+    page, html = full
+    assert "lambda_F 0.1 2.60 M 0.249 0.209 to 0.299 +0.004 [-0.012, +0.021] over the line" in page.text
+    assert "3 to 4 140 30 % 30 % 40 %" in page.text
+    drawn = json.loads(html.split('id="figures">')[1].split("</script>")[0])
+    front, bars = (figure[""] for key, figure in drawn.items() if key.startswith("chart"))
+    assert [trace["y"][0] for trace in bars["data"]] == [0.7, 0.2, 0.1]
+    assert front["data"][0]["x"] == [1_100_000, 1_900_000, 3_300_000]
+
+
+def test_a_query_s_macs_stand_by_part_and_the_difference_to_float_with_its_paired_interval(full):
+    text = full[0].text
+    assert "2.34 M multiply-accumulates on average" in text and "search 126 k 5 %" in text
+    assert "−0.016 −0.030 to +0.006" in text
+    assert "is less accurate than the float student: acc@1 −0.016 (paired interval −0.030 to +0.006)" in text
 
 
 def test_page_loads_nothing_from_anywhere(full):

@@ -14,6 +14,8 @@ from compressor.tasks.sketch.firmware import Capacity, request, write_index, wri
 from compressor.tasks.sketch.firmware.frames import hexadecimal
 from compressor.tasks.sketch.index import Index
 from compressor.tasks.sketch.raster import rasterise
+from compressor.tasks.sketch.selector.features import stroke_statistics
+from compressor.tasks.sketch.selector.glue import Scale
 from profiles.device import Device
 from profiles.errors import RequestError
 from profiles.storage import read_json
@@ -22,7 +24,16 @@ from targets.c.runtime import CSession
 from targets.firmware import Emulator, build, profile
 from targets.firmware.query import program_writer
 from targets.runners import get_runner, qemu_system
-from tests.compressor.sketch_toy import DEPTH, NORMALISE, graph_of, random_index, random_sketches, write_toy
+from tests.compressor.sketch_toy import (
+    DEPTH,
+    NORMALISE,
+    by_features,
+    by_points,
+    graph_of,
+    random_index,
+    random_sketches,
+    write_toy,
+)
 from tests.tools import need, need_module
 
 CANVAS_PX, K = 8, 4
@@ -140,6 +151,35 @@ def test_a_cascade_looks_again_where_the_glue_does_and_finds_what_it_finds(measu
     assert sum(own[0] == answer.indices[0] for own, answer in zip(rows, answers, strict=True)) >= 23
 
 
+@pytest.mark.parametrize("kind", ["statistics", "gate", "gru"])
+def test_a_selector_with_a_network_chooses_on_the_core_as_in_the_glue(kind, tmp_path):
+    need("qemu-system-arm", "arm-none-eabi-gcc", "gcc")
+    need_module("ai_edge_litert")
+    canvases, sketches, capacity = [8, 16, 24], random_sketches(40), Capacity(points=40, strokes=4)
+    selector: dict = {"kind": kind, "canvases": canvases, "tolerance": 0.02, "combine": "first"}
+    if kind == "gru":
+        # of 12 points the drawing has to be brought to fewer
+        selector, network = {**selector, "points": 9, "hidden": 6}, by_points(6, 3)
+    else:
+        features = np.stack([stroke_statistics(sketch, 0.02) for sketch in sketches])
+        if kind == "gate":
+            features = np.concatenate([np.linspace(0, 1, 200).reshape(40, 5), features], axis=1)
+        selector, network = {**selector, **Scale.of(features).to_settings()}, by_features(features.shape[1], 3)
+    artifact, index = write_toy(tmp_path, canvases, selector, [network])
+    firmware = build(write_student(tmp_path / "model", artifact, index, capacity), "m4", "O2", tmp_path / "m4")
+    found = profile(firmware, [request(sketch, capacity) for sketch in sketches])
+    student = artifact.student()
+    answers = [student(sketch) for sketch in sketches]
+    looks = np.array([answer.canvas_px for answer in answers])
+    assert len(set(looks)) > 1
+    rows = [split_answer(reply)[0] for reply in found.outputs]
+    assert sum(own[0] == answer.indices[0] for own, answer in zip(rows, answers, strict=True)) >= 38
+    if kind == "gate":  # a second look costs more than all that differs between sketches
+        assert found.instructions is not None
+        counts = np.array(found.instructions)
+        assert counts[looks == 8].max() < counts[looks > 8].min()
+
+
 def test_a_query_of_the_measured_student_is_the_whole_program_with_its_glue(student):
     need("qemu-system-arm", "arm-none-eabi-gcc", "gcc")
     artifact, index = student
@@ -181,9 +221,9 @@ def test_only_tasks_that_write_programs_have_one():
 
 def test_a_student_that_has_no_such_program_is_refused(student, tmp_path):
     artifact, index = student
-    other = Artifact(artifact.path, {**artifact.manifest, "settings": {"selector": {"kind": "gru"}}})
-    with pytest.raises(RequestError, match="not for c and gru"):
-        write_student(tmp_path / "gru", other, index, Capacity())
+    other = Artifact(artifact.path, {**artifact.manifest, "settings": {"selector": {"kind": "dice"}}})
+    with pytest.raises(RequestError, match="not for c and dice"):
+        write_student(tmp_path / "dice", other, index, Capacity())
     narrow = Index(index.codes[:, :5], index.labels)
     with pytest.raises(RequestError, match="rows of 5"):
         write_student(tmp_path / "narrow", artifact, narrow, Capacity())

@@ -11,7 +11,9 @@ from compressor.data.sketch import Sketch, pack_sketches
 from compressor.tasks.sketch import glue as glue_module
 from compressor.tasks.sketch.glue import Glue
 from compressor.tasks.sketch.raster import rasterise
+from compressor.tasks.sketch.raster_cost import raster_macs
 from compressor.tasks.sketch.selector.glue import OneLook
+from compressor.tasks.sketch.simplify import simplification_work
 from profiles.errors import RequestError
 from profiles.storage import save_npz
 from targets.glue import resolve_glue
@@ -198,3 +200,54 @@ def test_what_is_missing_is_said(arrays, sketches, tmp_path):
         glue(sketches[0])
     with pytest.raises(RequestError, match="no array 'sketch_widths'"):
         glue.evaluate({name: value for name, value in arrays.items() if name != "sketch_widths"})
+
+
+def two_canvases(kind: str) -> Glue:
+    """An encoder that is often wrong on 8 px and right on 16 px; a cascade that is never sure looks at both."""
+    settings = {"kind": "fixed", "canvas_px": 16}
+    if kind == "cascade":
+        more = {"measure": "margin", "combine": "last", "thresholds": [9.0]}
+        settings = {"kind": "cascade", "canvases": [8, 16], **more}
+
+    def coarse(feeds):
+        """The same for a bar and for the next one."""
+        rows = feeds["canvas"].sum(3).argmax(2)[:, 0] // 2
+        return {"embedding": np.eye(256, dtype=np.float32)[rows * 64 + 40]}
+
+    return Glue({"encoder_8": coarse, "encoder_16": flatten}, {"selector": settings}, None)
+
+
+def test_a_query_s_cost_is_its_looks_drawn_and_searched_and_what_chooses(arrays, sketches):
+    glue = two_canvases("cascade")
+    queries = list(glue.queries(arrays))
+    found = glue.macs(queries, [glue(query) for query in queries])
+    drawn = [sum(raster_macs(sketch, px) for px in (8, 16)) for sketch in sketches]
+    assert found["drawing"] == pytest.approx(np.mean(drawn))
+    assert found["search"] == 2 * 9 * 256 and found["choosing"] == (9 * 10 + 5) / 2
+    fixed = two_canvases("fixed")
+    queries = list(fixed.queries(arrays))
+    found = fixed.macs(queries, [fixed(query) for query in queries])
+    assert found["search"] == 9 * 256 and found["choosing"] == 0
+
+
+def test_what_simplification_compares_is_counted_as_it_runs():
+    """Of a triangle wave of 5 points every point remains: 3 are compared, then 1 beside the split, or 2 and 1."""
+    wave = Sketch.from_strokes([[[0.0, 0.0], [0.2, 0.9], [0.4, 0.0], [0.6, 0.5], [0.8, 0.0]]], 0.1)
+    assert simplification_work(wave, 0.01) == (3 + 2 + 1, 3)
+    assert simplification_work(bar(0.5), 0.01) == (0, 0)
+
+
+def test_charts_show_every_canvas_the_line_through_them_and_what_a_selector_gains(arrays):
+    macs = {"encoder_8": 1000.0, "encoder_16": 4000.0}
+    front, shares = two_canvases("cascade").charts(arrays, macs)
+    by_name = {point.label: point for point in front.points}
+    assert list(by_name) == ["8 px", "16 px", "8 + 16 px, always", "selector (cascade)"]
+    assert by_name["16 px"].y == 1 and by_name["8 px"].y < 1
+    ours, always = by_name["selector (cascade)"], by_name["8 + 16 px, always"]
+    assert (ours.x, ours.y) == (always.x, always.y) and ours.x > by_name["8 px"].x + by_name["16 px"].x
+    (line,) = front.lines.values()
+    assert line == ((by_name["8 px"].x, by_name["8 px"].y), (by_name["16 px"].x, 1.0))
+    assert "paired 95 % interval" in front.text
+    assert shares.bins == ("1",) and shares.counts == (9,) and shares.parts == {"8 px": (0.0,), "16 px": (1.0,)}
+    (front,) = two_canvases("fixed").charts(arrays, macs)
+    assert len(front.points) == 2 and Glue({"encoder_16": flatten}, SETTINGS, None).charts(arrays, macs) == []

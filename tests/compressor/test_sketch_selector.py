@@ -15,6 +15,7 @@ import torch
 from compressor.data.sketch import Sketch
 from compressor.models.encoder import build_encoder
 from compressor.recipe import load_recipe
+from compressor.tasks.sketch.query_cost import choosing_macs, looks_of
 from compressor.tasks.sketch.selector import stage as selector_stage_module
 from compressor.tasks.sketch.selector.cascade import cascade_choices, search_thresholds, selector_stage
 from compressor.tasks.sketch.selector.config import SelectorConfig
@@ -27,9 +28,10 @@ from compressor.tasks.sketch.selector.features import (
     stroke_statistics,
     sureness,
 )
+from compressor.tasks.sketch.selector.front import sweep
 from compressor.tasks.sketch.selector.glue import SELECTORS, Cascade, Gate
 from compressor.tasks.sketch.selector.policies import GruPolicy, build_policy
-from compressor.tasks.sketch.selector.rewards import Outcomes, Unseen, _of_bundle, looks_of, outcomes, triplet_of
+from compressor.tasks.sketch.selector.rewards import Outcomes, Unseen, _of_bundle, outcomes, triplet_of
 from compressor.tasks.sketch.selector.stage import SelectorStage, fold_of
 from compressor.tasks.sketch.simplify import five_tuples
 from compressor.tasks.sketch.task import Task
@@ -59,7 +61,7 @@ def task() -> Any:
         selector = SelectorConfig(canvases=CANVASES, folds=2, **settings)
         deploy, teacher = SimpleNamespace(canvases=CANVASES), SimpleNamespace(embedding_dim=8)
         config = SimpleNamespace(selector=selector, seed=0, deploy=deploy, teacher=teacher)
-        return SimpleNamespace(config=config, student=student)
+        return SimpleNamespace(config=config, student=student, pairs=range(20))
 
     return make
 
@@ -144,10 +146,25 @@ def test_lambda_F_is_the_knob_from_accurate_to_cheap(task: Any) -> None:
     assert shares == [0.0, 1.0]
 
 
+def test_a_front_has_every_fixed_canvas_and_the_selector_at_every_lambda(task: Any) -> None:
+    rng = np.random.default_rng(0)
+    rank = np.tile([[2, 1]], (60, 1))
+    settings: Any = {"kind": "statistics", "steps": 40, "optimizer": {"lr": 0.05}}
+    made = task(**settings)
+    found = sweep(made, made.config.selector, made_up([scribble(3, rng) for _ in range(60)], rank), (0.0, 0.9))
+    assert [point.name for point in found.points] == ["16 px", "32 px", "lambda_F 0", "lambda_F 0.9"]
+    small, large, accurate, cheap = found.points
+    assert accurate.value > 0.9 and accurate.shares[1] > 0.9 and cheap.shares[0] > 0.9
+    assert cheap.value < 0.1 and small.value == 0 and small.macs < cheap.macs < accurate.macs, "choosing is not free"
+    assert large.value == 1 and accurate.over_fixed is not None and accurate.over_fixed.gain <= 0
+    chart = found.chart()
+    assert [point.label for point in chart.points] == [point.name for point in found.points]
+
+
 def test_what_a_choice_costs_is_every_look_and_the_policy_itself(task: Any) -> None:
     sketches = [scribble(3, np.random.default_rng(0))]
     samples = SelectorStage(task(kind="gate", hidden=4)).make_samples(made_up(sketches, np.array([[1, 1]])))
-    policy = 17 * 4 + 4 * 2
+    policy = 17 * 4 + 4 * 2 + choosing_macs("gate", sketches[0], 0.01)
     assert samples.macs[0, 0] == samples.fixed_macs[0, 0] + policy
     assert samples.macs[0, 1] == samples.fixed_macs[0].sum() + policy
     network = _count(32).macs
@@ -262,8 +279,8 @@ def test_a_cascade_and_a_gate_look_again_only_where_they_must() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["selector.kind=gate"], "needs at least two canvases"),
-        (["selector.kind=gate", "selector.canvases=[24,32]"], "24 px, which deploy.canvases does not have"),
+        (["selector.kind=gate", "deploy.canvases=[32]"], "needs at least two canvases"),
+        (["selector.kind=gate", "selector.canvases=[16,32]"], "16 px, which deploy.canvases does not have"),
         (["selector.kind=gru", "selector.hidden=0", "deploy.canvases=[24,32]"], "at least one unit"),
     ],
 )

@@ -70,6 +70,8 @@ def recipe(folder: Path, *overrides: str) -> Any:
         "stages.targets.views=2",
         "stages.distill.steps=2",
         "stages.distill.batch=12",
+        "selector.kind=fixed",
+        "deploy.canvases=[32]",
         "deploy.golden=4",
         "deploy.calibration=6",
         "train.accelerator=cpu",

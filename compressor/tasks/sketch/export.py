@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from compressor.tasks.sketch.glue import GALLERY, INDEX, Glue
 from compressor.tasks.sketch.index import Index
 from compressor.tasks.sketch.raster import MINIMUM_WIDTH_PX, rasterise_batch
 from compressor.tasks.sketch.selector.export import add_selector
+from compressor.tasks.sketch.selector.front import sweep
+from compressor.tasks.sketch.selector.stage import SelectorStage
 from compressor.tasks.sketch.views import resize_pixels
 from profiles.flops import count_module
 from targets.glue import GraphCall, evenly_spread
@@ -52,7 +55,7 @@ def export(task: Task, writer: BundleWriter) -> None:
     if task.selector is not None:
         names += add_selector(task, task.selector, writer)
         settings["selector"] = task.selector.settings_for_glue()
-        writer.lineage({"selector": {"students": task.selector.students}})
+        writer.lineage({"selector": {"students": task.selector.students}, "charts": [_front(task, task.selector)]})
     writer.settings(settings)
     student = FloatStudent({name: writer.reference(name) for name in names}, settings)
     teacher_value = 0.0
@@ -67,6 +70,14 @@ def export(task: Task, writer: BundleWriter) -> None:
     _describe_teacher(task, writer, teacher_value)
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     writer.lineage({**task.describe(), "versions": versions})
+
+
+def _front(task: Task, stage: SelectorStage) -> dict[str, Any]:
+    """The chart of what other lambda_F would have given, for the report."""
+    if stage.samples is None:  # a run that was resumed behind its last stage
+        stage.start(task.context)
+    assert stage.samples is not None
+    return asdict(sweep(task, stage.settings, stage.samples.outcomes).chart())
 
 
 class FloatStudent:

@@ -29,13 +29,15 @@ from typing import Any
 import numpy as np
 
 from compressor.data.sketch import FIELDS, Sketch, unpack_sketch, unpack_sketches
+from compressor.tasks.sketch.charts import draw_charts
 from compressor.tasks.sketch.index import Index, top_k
+from compressor.tasks.sketch.query_cost import glue_macs, search_macs
 from compressor.tasks.sketch.raster import MINIMUM_WIDTH_PX, pixels_uint8, rasterise, rasterise_batch
 from compressor.tasks.sketch.selector.features import normalised
 from compressor.tasks.sketch.selector.glue import SELECTORS, Selection
 from profiles.errors import RequestError
 from profiles.storage import load_npz
-from targets.glue import Answer, Evaluation, Example, GraphCall, evenly_spread
+from targets.glue import Answer, Chart, Evaluation, Example, GraphCall, evenly_spread
 from targets.graph import Arrays
 
 CHUNK = 64  # sketches or photos per call while evaluating
@@ -104,7 +106,7 @@ class Glue:
         chosen = settings["selector"]
         if chosen["kind"] not in SELECTORS:
             raise RequestError(f"selector {chosen['kind']!r}: this version knows {', '.join(SELECTORS)}")
-        self.graphs = graphs
+        self.graphs, self.chosen_by = graphs, chosen
         self.selector = SELECTORS[chosen["kind"]](chosen, graphs)
         for canvas_px in self.selector.canvases:
             if f"encoder_{canvas_px}" not in graphs:
@@ -145,6 +147,12 @@ class Glue:
                 self._gallery = self._embed_gallery(load_npz(path), "images", "embeddings", str(path))
         return self._gallery
 
+    def device_gallery(self, arrays: Arrays) -> Gallery:
+        """The bundle's own gallery; from here on the split's, where it has none."""
+        if self._gallery is None and self._gallery_file() is None:
+            self._gallery = self.split_gallery(arrays)
+        return self.gallery()
+
     def _gallery_file(self) -> Path | None:
         names = (INDEX, GALLERY) if self.quantised else (GALLERY,)
         files = [self._assets / name for name in names] if self._assets is not None else []
@@ -166,9 +174,7 @@ class Glue:
         gallery = self.split_gallery(arrays)
         selection = self.select(sketches, gallery)
         similarities = gallery.similarities(selection.embeddings)
-        right = similarities[np.arange(len(truth)), truth]
-        not_farther = (similarities >= right[:, None]).sum(axis=1)  # the right one among them
-        rank = np.where(np.isfinite(similarities).all(axis=1), not_farther, similarities.shape[1] + 1)
+        rank = ranks(similarities, truth)
         extras = {f"acc@{k}": float((rank <= k).mean()) for k in (5, 10)}
         if len(self.selector.canvases) > 1:
             extras |= {f"share at {px} px": float((selection.canvas_px == px).mean()) for px in self.selector.canvases}
@@ -184,9 +190,7 @@ class Glue:
 
         The gallery is embedded before the first query: it is no part of a query's cost.
         """
-        if self._gallery_file() is None:
-            self._gallery = self.split_gallery(arrays)
-        self.gallery()
+        self.device_gallery(arrays)
         for index in range(_count(arrays)):
             yield unpack_sketch(arrays, index)
 
@@ -212,6 +216,17 @@ class Glue:
             examples.append(Example(f"{labels[truth]} ({canvas_px} px)", picture, answers))
         return examples
 
+    def macs(self, queries: Sequence[Sketch], answers: Sequence[Ranking]) -> dict[str, float]:
+        """What the glue does itself, mean MACs per query: see query_cost.py."""
+        gallery = self.gallery()
+        search = search_macs(len(gallery), gallery.embeddings.shape[1])
+        chosen = [answer.canvas_px for answer in answers]
+        return glue_macs(self.chosen_by, self.selector.canvases, queries, chosen, search, self.minimum_width_px)
+
+    def charts(self, arrays: Arrays, macs: Mapping[str, float]) -> list[Chart]:
+        """The canvases against each other, where the student has several: see charts.py."""
+        return draw_charts(self, arrays, macs)
+
     def encode(self, sketches: Sequence[Sketch], canvas_px: int) -> np.ndarray:
         """Embeddings (n, D), L2-normalised, of sketches drawn on that canvas."""
         parts = []
@@ -236,6 +251,14 @@ class Glue:
             image = ((pixels - self.photo_mean) / self.photo_std).transpose(0, 3, 1, 2)
             parts.append(self.graphs["photo_encoder"]({"image": np.ascontiguousarray(image)})["embedding"])
         return _flat_normalised(np.concatenate(parts))
+
+
+def ranks(similarities: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(n,) from 1: how many photos are at least as similar (n, G) as the right one, so a tie is not won; beyond the
+    last where a similarity is no finite number."""
+    right = similarities[np.arange(len(truth)), truth]
+    not_farther = (similarities >= right[:, None]).sum(axis=1)  # the right one among them
+    return np.where(np.isfinite(similarities).all(axis=1), not_farther, similarities.shape[1] + 1)
 
 
 def _count(arrays: Arrays) -> int:

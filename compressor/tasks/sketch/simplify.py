@@ -38,6 +38,27 @@ def simplify(sketch: Sketch, tolerance: float) -> Sketch:
     return _select(sketch, keep)
 
 
+def simplification_work(sketch: Sketch, tolerance: float) -> tuple[int, int]:
+    """What `simplify` compares: points with segments, and how many segments."""
+    limit = np.float32(tolerance) * np.float32(tolerance)
+    comparisons = segments = 0
+    for stroke in range(len(sketch)):
+        kept = _significance(sketch, stroke, limit)
+        if sketch.filled[stroke]:
+            kept = np.append(kept, np.inf)
+        # A part is split where it keeps a point: the work is that of the descent's tree, whose leaves are compared too.
+        parts = [(0, len(kept) - 1)]
+        while parts:
+            first, last = parts.pop()
+            if last - first < 2:
+                continue
+            comparisons, segments = comparisons + last - first - 1, segments + 1
+            middle = first + 1 + int(np.argmax(kept[first + 1 : last]))
+            if kept[middle] > 0:
+                parts += [(first, middle), (middle, last)]
+    return comparisons, segments
+
+
 def simplify_to(sketch: Sketch, points: int) -> Sketch:
     """At most `points` points: those that Ramer-Douglas-Peucker would leave out last, over all strokes together.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compressor.tasks.sketch.firmware.frames import (
     NAME,
+    SOURCES,
     Capacity,
     hexadecimal,
     port,
@@ -21,6 +23,7 @@ from compressor.tasks.sketch.firmware.frames import (
 from compressor.tasks.sketch.index import Index
 from compressor.tasks.sketch.raster import MINIMUM_WIDTH_PX
 from compressor.tasks.sketch.selector.features import NEAREST, TEMPERATURE
+from compressor.tasks.sketch.selector.glue import Z_LIMIT
 from profiles.errors import RequestError
 from profiles.storage import atomic_file, read_json
 from targets.glue import evenly_spread
@@ -28,9 +31,13 @@ from targets.glue import evenly_spread
 if TYPE_CHECKING:
     from targets.artifact import Artifact
     from targets.firmware.query import QueryProgram
+    from targets.graph import Graph
     from targets.student import Student
 
 LINE = 112
+# The graph that each kind of selector asks.
+NETWORKS = {"fixed": None, "statistics": "selector", "gru": "selector_step", "cascade": None, "gate": "selector"}
+NO_CHOICE = "static int32_t choose(const struct found *found, float length) { return (void)found, (void)length, 0; }"
 
 
 def write_index(out: Path, index: Index, k: int, zero_point: int) -> Path:
@@ -54,21 +61,24 @@ def write_index(out: Path, index: Index, k: int, zero_point: int) -> Path:
 def write_student(out: Path, artifact: Artifact, index: Index, capacity: Capacity, k: int = 10) -> Path:
     """Write a student's whole query as a model into `out`, which is made: a sketch -> the k nearest rows, scores.
 
-    `artifact`: an int8 student of the runtime c whose selector is "fixed" or "cascade". A score is the cosine times the
-    length of what was looked for, in int8 steps. At least as many rows as a cascade reads are given, if there are so
-    many. Gives `out`. Raises RequestError for another student, or one whose encoders did not compile.
+    `artifact`: an int8 student of the runtime c. A score is the cosine times the length of what was looked for, in int8
+    steps. At least as many rows as a cascade or a gate reads are given, if there are so many. Gives `out`. Raises
+    RequestError for another student, or one whose graphs did not compile.
     """
     settings = artifact.manifest["settings"]
     selector = settings["selector"]
-    if artifact.runtime != "c" or selector["kind"] not in ("fixed", "cascade"):
+    if artifact.runtime != "c" or selector["kind"] not in NETWORKS:
         raise RequestError(
-            f"{artifact.path}: whole queries are written for runtime c and the selectors fixed and cascade, not for "
-            f"{artifact.runtime} and {selector['kind']}"
+            f"{artifact.path}: whole queries are written for runtime c and the selectors {', '.join(NETWORKS)}, "
+            f"not for {artifact.runtime} and {selector['kind']}"
         )
-    if selector["kind"] == "fixed":
-        selector = {"canvases": [selector["canvas_px"]], "thresholds": [], "measure": "margin", "combine": "last"}
-    canvases = [int(px) for px in selector["canvases"]]
-    folders = [_folder(artifact, px) for px in canvases]
+    selector = {"thresholds": [], "measure": "margin", **selector}
+    if selector["kind"] not in ("cascade", "gate"):
+        selector["combine"] = "last"  # there is one look
+    canvases = [int(px) for px in selector.get("canvases", [selector.get("canvas_px")])]
+    folders = [_folder(artifact, f"encoder_{px}") for px in canvases]
+    network = NETWORKS[selector["kind"]]
+    chooser = None if network is None else _folder(artifact, network)
     normalise: Mapping[str, Any] = settings.get("normalise", {"mean": 0.0, "std": 1.0})
     k = min(max(k, NEAREST if len(canvases) > 1 else 1), len(index))
     values = {
@@ -82,19 +92,54 @@ def write_student(out: Path, artifact: Artifact, index: Index, capacity: Capacit
         "measure": selector["measure"].upper(),
         "temperature": hexadecimal(TEMPERATURE),
         "looks": "\n".join(_look(px, folder, index) for px, folder in zip(canvases, folders, strict=True)),
-        "thresholds": ", ".join(f"{hexadecimal(value)}f" for value in (*selector["thresholds"], 0.0)),
+        "thresholds": floats_in_c((*selector["thresholds"], 0.0)),
+        "kind": selector["kind"].upper(),
+        "choosing": NO_CHOICE,
         "minimum_width_px": hexadecimal(settings.get("minimum_width_px", MINIMUM_WIDTH_PX)),
-        "mean": hexadecimal(normalise["mean"]),
-        "std": hexadecimal(normalise["std"]),
+        "ink_mean": hexadecimal(normalise["mean"]),
+        "ink_std": hexadecimal(normalise["std"]),
         **vars(capacity),
     }
-    write_program(out, "student_model.c", values, ("index.h", "raster.h"), sketch_ports(capacity), _answers(k))
-    _write_encoders(out, folders)
+    if network is not None and chooser is not None:
+        values["choosing"] = _choosing(selector, artifact.graphs[network], read_json(chooser / "model.json"))
+    headers = ("index.h", "raster.h", *(() if chooser is None else ("simplify.h", "selector.h")))
+    write_program(out, "student_model.c", values, headers, sketch_ports(capacity), _answers(k))
+    _write_networks(out, folders if chooser is None else [*folders, chooser])
     return out
 
 
-def _folder(artifact: Artifact, canvas_px: int) -> Path:
-    graph = f"encoder_{canvas_px}"
+def _choosing(selector: Mapping[str, Any], graph: Graph, about: Mapping[str, Any]) -> str:
+    """The C of a selector with a network: its graph, and its model.json `about`, whose ports are in the same order."""
+    inputs, outputs = (
+        {spec.name: (index, entry) for index, (spec, entry) in enumerate(zip(specs, about[key], strict=True))}
+        for key, specs in (("inputs", graph.inputs), ("outputs", graph.outputs))
+    )
+    values: dict[str, Any] = {"selector": about["name"], "tolerance": hexadecimal(selector["tolerance"])}
+    if selector["kind"] == "gru":
+        template = "choose_by_points.c"
+        values |= {"read": selector["points"], "hidden": selector["hidden"]}
+        for name, (index, entry) in (
+            ("point", inputs["point"]),
+            ("state", inputs["state"]),
+            ("next", outputs["next_state"]),
+            ("logits", outputs["logits"]),
+        ):
+            values |= {f"{name}_index": index, f"{name}_scale": hexadecimal(entry["scale"])}
+            values[f"{name}_zero_point"] = entry["zero_point"]
+    else:
+        template, ((_, entry),) = "choose_by_features.c", inputs.values()
+        values |= {"input_scale": hexadecimal(entry["scale"]), "input_zero_point": entry["zero_point"]}
+        values |= {key: floats_in_c(selector[key]) for key in ("mean", "std")}
+        values |= {"temperature": hexadecimal(TEMPERATURE), "limit": hexadecimal(Z_LIMIT)}
+    texts = [(SOURCES / name).read_text(encoding="utf-8") for name in ("choose_common.c", template)]
+    return "".join(Template(text).substitute(values) for text in texts)
+
+
+def floats_in_c(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{hexadecimal(number)}f" for number in numbers)
+
+
+def _folder(artifact: Artifact, graph: str) -> Path:
     if not artifact.files(graph):
         raise RequestError(f"{artifact.path}: graph {graph} was not compiled")
     return artifact.files(graph)[0].parent
@@ -111,15 +156,15 @@ def _look(canvas_px: int, folder: Path, index: Index) -> str:
     return f"  {{{canvas_px}, {numbers}, {functions}}},"
 
 
-def _write_encoders(out: Path, folders: Sequence[Path]) -> None:
-    """encoders.c: the artifact's encoders in one file, so that each kernel is there once; and their header."""
+def _write_networks(out: Path, folders: Sequence[Path]) -> None:
+    """networks.c: the artifact's networks in one file, so that each kernel is there once; and their header."""
     from targets.c.generate import generate, header, translation_unit
     from targets.tflite.schema import read_model
 
     models = [
         generate(read_model(folder / "model.tflite"), read_json(folder / "model.json")["name"]) for folder in folders
     ]
-    for name, text in (("encoders.c", translation_unit(models)), ("model.h", "\n".join(map(header, models)))):
+    for name, text in (("networks.c", translation_unit(models)), ("model.h", "\n".join(map(header, models)))):
         with atomic_file(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -153,7 +198,7 @@ def gallery_in_c(index: Index) -> str:
     """`static const struct gallery gallery` and its arrays, constants that stay in flash."""
     rows, depth = index.codes.shape
     codes = ", ".join(map(str, index.codes.reshape(-1).tolist()))
-    norms = ", ".join(f"{hexadecimal(norm)}f" for norm in index.inverse_norms)
+    norms = floats_in_c(index.inverse_norms.tolist())
     return "\n".join(
         (
             f"enum {{ GALLERY_ROWS = {rows}, GALLERY_DEPTH = {depth} }};",

@@ -1,9 +1,10 @@
-/* A whole query as a model: a sketch is drawn, encoded and looked for in the gallery, on one canvas after the other while
- * the answer leaves a doubt (selector "cascade"), or on one canvas only ("fixed"). $title.
+/* A whole query as a model: a sketch is drawn, encoded and looked for in the gallery, on one canvas ("fixed", or chosen by
+ * "statistics" or "gru" before anything is drawn), on one after the other while the answer leaves a doubt ("cascade"), or
+ * on the smallest and perhaps on one more ("gate"). $title.
  * SPDX-License-Identifier: Apache-2.0 */
 #include <math.h>
 
-#include "encoders.c"
+#include "networks.c"
 #include "index.h"
 #include "raster.h"
 
@@ -11,6 +12,7 @@ $gallery
 
 enum { POINTS = $points, STROKES = $strokes, LARGEST = $largest_px, K = $k, NEAREST = $nearest };
 enum { LAST, FIRST, ALL, COMBINE = $combine };  /* what is looked for after several looks */
+enum { FIXED, STATISTICS, GRU, CASCADE, GATE, KIND = $kind };
 enum { MARGIN, ENTROPY, MEASURE = $measure };   /* how sure a look is */
 
 /* A canvas and its encoder: the scale and zero point of its input, the zero point of its output. */
@@ -45,10 +47,14 @@ static int32_t nearest_whole(float value) {
   return (int32_t)((limited + magic) - magic);
 }
 
+static int8_t quantised(float value, float scale, int32_t zero_point) {
+  const int32_t step = nearest_whole(value / scale) + zero_point;
+  return (int8_t)(step < -128 ? -128 : step > 127 ? 127 : step);
+}
+
 /* An encoder's input: (ink - mean) / std in steps of its scale, and its zero point. */
 static int8_t see(float ink, const struct look *look) {
-  const int32_t step = nearest_whole((ink - ${mean}f) / ${std}f / look->scale) + look->zero_point;
-  return (int8_t)(step < -128 ? -128 : step > 127 ? 127 : step);
+  return quantised((ink - ${ink_mean}f) / ${ink_std}f, look->scale, look->zero_point);
 }
 
 static void encode(const struct look *look) {
@@ -97,19 +103,28 @@ static float sureness(const struct found *found, float length) {
   return weighted / weights - logf(weights);
 }
 
+$choosing
+
 void ${name}_run(void) {
-  for (int32_t level = 0; level < LOOKS; level++) {
+  int32_t level = KIND == STATISTICS || KIND == GRU ? choose(0, 0.0f) : 0;
+  for (int32_t first = 1;; first = 0) {
     const struct look *look = &looks[level];
     struct found found = {rows, scores, K, 0};
     encode(look);
     const int8_t *query = look->output(0);
     int32_t zero_point = look->output_zero_point;
-    if (COMBINE != LAST && LOOKS > 1) {
+    if (COMBINE != LAST && LOOKS > 1) {  /* level 0 is the first look wherever looks are combined */
       combine(query, zero_point, level);
       if (level > 0) query = asked, zero_point = 0;
     }
     index_search(&gallery, query, zero_point, wide, &found);
-    if (level + 1 < LOOKS && sureness(&found, length_of(query, zero_point)) >= thresholds[level]) return;
+    if (KIND == CASCADE) {
+      if (level + 1 == LOOKS || sureness(&found, length_of(query, zero_point)) >= thresholds[level]) return;
+      level++;
+    } else {
+      level = KIND == GATE && first ? choose(&found, length_of(query, zero_point)) : 0;
+      if (level == 0) return;
+    }
   }
 }
 

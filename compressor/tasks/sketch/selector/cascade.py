@@ -12,11 +12,11 @@ from compressor.stage import OptimizerSpec
 from compressor.tasks.sketch.selector.config import SelectorConfig
 from compressor.tasks.sketch.selector.glue import certainty
 from compressor.tasks.sketch.selector.rewards import Outcomes
-from compressor.tasks.sketch.selector.stage import SelectorStage, report
+from compressor.tasks.sketch.selector.stage import SelectorStage
 
 if TYPE_CHECKING:
     from compressor.tasks.sketch.task import Task
-    from compressor.train import Context, Trainer
+    from compressor.train import Trainer
 
 QUANTILES = 24  # of the certainty, among which thresholds are searched
 ROUNDS = 3
@@ -47,26 +47,29 @@ class CascadeStage(SelectorStage):
     def search(self) -> None:
         """Set the thresholds from the samples."""
         assert self.samples is not None
-        self.thresholds = search_thresholds(self._certainty(), self.samples.rewards)
+        self.thresholds = search_thresholds(self._certainty(self.samples.outcomes), self.samples.rewards)
 
     def _inputs(self, outcomes: Outcomes) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         return (), np.zeros(len(outcomes.views))
 
-    def _certainty(self) -> np.ndarray:
+    def choose(self, outcomes: Outcomes) -> np.ndarray:
+        return cascade_choices(self._certainty(outcomes), self.thresholds)
+
+    def _certainty(self, outcomes: Outcomes) -> np.ndarray:
         """(N, K - 1): how sure the look on each canvas but the last was."""
-        assert self.samples is not None
-        nearest = self.samples.outcomes.nearest
+        nearest = outcomes.nearest
         return np.stack([certainty(nearest[:, k], self.settings.measure) for k in range(nearest.shape[1] - 1)], axis=1)
 
-    def validate(self, context: Context) -> dict[str, float]:
+    def choices(self) -> tuple[np.ndarray, np.ndarray]:
         assert self.samples is not None
-        levels, samples = self._certainty(), self.samples
+        samples = self.samples
+        levels = self._certainty(samples.outcomes)
         unseen = np.zeros(len(levels), np.int64)
         for fold in range(self.settings.folds):
             held = samples.fold == fold
             if held.any() and not held.all():
                 unseen[held] = cascade_choices(levels[held], search_thresholds(levels[~held], samples.rewards[~held]))
-        return report(samples, unseen, cascade_choices(levels, self.thresholds), self.canvases)
+        return unseen, cascade_choices(levels, self.thresholds)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "thresholds": self.thresholds}

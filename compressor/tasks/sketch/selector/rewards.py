@@ -16,8 +16,7 @@ import numpy as np
 
 from compressor.context import entropy
 from compressor.data.sketch import Sketch, unpack_sketches
-from compressor.tasks.sketch.glue import Glue
-from compressor.tasks.sketch.raster_cost import raster_macs
+from compressor.tasks.sketch.glue import Glue, ranks
 from compressor.tasks.sketch.selector.config import SelectorConfig, selector_canvases
 from compressor.tasks.sketch.selector.features import NEAREST, combined
 from compressor.tasks.sketch.teacher import embed_photos, embed_sketches
@@ -145,11 +144,6 @@ def outcomes(unseen: Unseen, canvases: tuple[int, ...], settings: SelectorConfig
     )
 
 
-def ranks(similarities: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """(n,) from 1: how many photos are at least as similar (n, G) as the right one; a tie is not won."""
-    return (similarities >= similarities[np.arange(len(truth)), truth][:, None]).sum(1)
-
-
 def triplet_of(right: np.ndarray, wrong: np.ndarray, margin: float) -> np.ndarray:
     """max(0, margin + d(s, p) - d(s, n)) from the cosines of L2-normalised rows; d is Euclidean, sqrt(2 - 2 cos)."""
     near, far = (np.sqrt(np.maximum(2 - 2 * cosine.astype(np.float64), 0)) for cosine in (right, wrong))
@@ -159,27 +153,6 @@ def triplet_of(right: np.ndarray, wrong: np.ndarray, margin: float) -> np.ndarra
 def _rng(seed: int, label: str, view: int) -> np.random.Generator:
     """Of one view of one drawing, the same for every student: their ranks can be averaged."""
     return np.random.default_rng(entropy(seed, "selector view", label, view))
-
-
-# --- costs ---
-
-
-def looks_of(kind: str, canvases: int) -> np.ndarray:
-    """(K, K) of 0 and 1: which canvases (second axis) are looked at where the choice ends at one (first axis)."""
-    looks = np.eye(canvases)
-    if kind == "gate":
-        looks[:, 0] = 1
-    elif kind == "cascade":
-        looks = np.tril(np.ones((canvases, canvases)))
-    return looks
-
-
-def look_macs(
-    views: Sequence[Sketch], canvases: tuple[int, ...], encoder_macs: Sequence[int], search_macs: int
-) -> np.ndarray:
-    """(N, K): what one look on each canvas costs: drawing, encoding, and comparing with the gallery (D x G)."""
-    drawing = np.array([[raster_macs(sketch, px) for px in canvases] for sketch in views], np.float64)
-    return drawing + np.asarray(encoder_macs, np.float64) + search_macs
 
 
 # --- where samples come from ---

@@ -15,12 +15,13 @@ from compressor.context import entropy, seed_globally
 from compressor.losses import policy_gradient
 from compressor.stage import OptimizerSpec, Stage
 from compressor.tasks.sketch.config import OptimizerConfig
+from compressor.tasks.sketch.query_cost import choice_macs, look_macs, search_macs
 from compressor.tasks.sketch.selector.analysis import gain_over_hull
 from compressor.tasks.sketch.selector.config import SelectorConfig, selector_canvases
 from compressor.tasks.sketch.selector.features import sequence_steps, stroke_statistics, sureness
 from compressor.tasks.sketch.selector.glue import Scale
 from compressor.tasks.sketch.selector.policies import CrossFitted, FeaturePolicy, GruPolicy, build_policy
-from compressor.tasks.sketch.selector.rewards import Outcomes, by_drawing, collect, look_macs, looks_of
+from compressor.tasks.sketch.selector.rewards import Outcomes, by_drawing, collect
 from compressor.tasks.sketch.simplify import five_tuples, simplify
 from compressor.tasks.sketch.teacher import adamw
 from profiles.flops import count_module
@@ -113,10 +114,11 @@ class SelectorStage(Stage):
         device = next(task.student.parameters()).device
         blank = [torch.zeros(1, 1, px, px, device=device) for px in self.canvases]
         encoder_macs = [count_module(task.student, canvas).macs for canvas in blank]
-        search = outcomes.gallery_size * task.config.teacher.embedding_dim
+        search = search_macs(len(task.pairs), task.config.teacher.embedding_dim)  # the device holds all photos
         fixed = look_macs(outcomes.views, self.canvases, encoder_macs, search)
         inputs, own_macs = self._inputs(outcomes)
-        macs = fixed @ looks_of(settings.kind, len(self.canvases)).T + own_macs[:, None]
+        asked = {"kind": settings.kind, "tolerance": settings.tolerance}
+        macs = choice_macs(asked, fixed, outcomes.views) + own_macs[:, None]
         sees_answers = settings.kind in ("gate", "cascade")
         rewards = policy_gradient.selector_reward(
             macs,
@@ -198,14 +200,25 @@ class SelectorStage(Stage):
     # --- validation ---
 
     def validate(self, context: Context) -> dict[str, float]:
+        assert self.samples is not None
+        return report(self.samples, *self.choices(), self.canvases)
+
+    @torch.no_grad()
+    def choices(self) -> tuple[np.ndarray, np.ndarray]:
+        """What policies that have not learned from a sample choose for it, and the deployed one's choice, both (N,)."""
         samples = self.samples
         assert samples is not None
-        with torch.no_grad():
-            inputs = [torch.from_numpy(array).to(context.device) for array in samples.inputs]
-            logits = self.policy(*inputs).cpu().numpy()
-        choices = logits.argmax(-1)
-        unseen = np.take_along_axis(choices[1:], samples.fold[None], axis=0)[0]
-        return report(samples, unseen, choices[0], self.canvases)
+        device = next(self.policy.parameters()).device
+        choices = (
+            self.policy(*(torch.from_numpy(array).to(device) for array in samples.inputs)).argmax(-1).cpu().numpy()
+        )
+        return np.take_along_axis(choices[1:], samples.fold[None], axis=0)[0], choices[0]
+
+    @torch.no_grad()
+    def choose(self, outcomes: Outcomes) -> np.ndarray:
+        """The deployed policy's choices (N,) for other drawings than those it has learned from."""
+        inputs, _ = self._inputs(outcomes)
+        return self.policy.deployed.cpu()(*map(torch.from_numpy, inputs)).argmax(-1).numpy()
 
     def settings_for_glue(self) -> dict[str, Any]:
         """The bundle's setting `selector`."""
