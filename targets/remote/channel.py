@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import subprocess
 import tempfile
 import time
@@ -141,6 +142,7 @@ def ending(code: int, messages: str) -> str:
     """How a program ended, with the last line that it wrote."""
     lines = [line.strip() for line in messages.splitlines() if line.strip()]
     last = f": {lines[-1][:300]}" if lines else ""
-    if code < 0 or code > 128:  # a shell reports a signal as 128 + its number
-        return f"ended by signal {-code if code < 0 else code - 128}{last}"
+    number = -code if code < 0 else code - 128  # a shell reports a signal as 128 + its number
+    if number in signal.valid_signals():
+        return f"ended by signal {number} ({signal.Signals(number).name}){last}"
     return f"ended with exit code {code}{last}"

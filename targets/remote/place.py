@@ -56,8 +56,8 @@ INFO = (
     "uname -s; uname -r; uname -m; grep -c '^processor' /proc/cpuinfo; grep MemTotal /proc/meminfo; cat /proc/cpuinfo"
 )
 UNPACK = """
-tar -x -f - && sha256sum -c {sums} > {sums}.out && exit 0
-cat {sums}.out >&2
+said=$(tar -x -f - 2>&1) && said=$(sha256sum -c {sums} 2>&1) && exit 0
+echo "$said" | grep -m 1 -e FAILED -e : >&2
 rm -rf {name}
 exit 1
 """
@@ -193,7 +193,7 @@ class ShellPlace:
         if not self.folder:
             raise DeviceError(f"{self.name} was not opened")
         limited = ["timeout", "-k", "1", str(max(1, int(limit_s + 1))), *command]
-        return f"cd {_q(self.folder)} && exec {shlex.join(limited)}"
+        return f"cd {_q(self.folder)} || exit 1; {shlex.join(limited)}; exit $?"
 
     def _complete(self, command: Sequence[str], doing: str, timeout_s: float, stdin: Any, out: Any = None) -> Completed:
         """Run to the end. `out`: a file for its output, which else is returned."""
