@@ -23,6 +23,7 @@ from profiles.flops import count_module
 MODEL_TYPES = {"altclip": ("altclip",), "chinese-clip": ("chinese_clip",), "siglip": ("siglip", "siglip2")}
 TEXT_LENGTHS = {"siglip": 64}  # SigLIP was trained with texts padded to their full length
 EXAMPLE = ["a text"]
+SAMPLE = 200  # texts whose mean length is counted
 
 
 class Adapter:
@@ -59,12 +60,11 @@ class Adapter:
     def key(self) -> dict[str, Any]:
         return {"name": self.name, "weights": weights_hash(self.model)}
 
-    def costs(self, tokens: int) -> dict[str, float]:
-        """The text side is counted at the length that its tokenizer pads to, or at `tokens`."""
+    def costs(self, texts: Sequence[str]) -> dict[str, float]:
         pixels = self._preprocess(np.zeros((1, 64, 64, 3), np.uint8))
-        feeds = self._tokenize(EXAMPLE)
-        if feeds["input_ids"].shape[1] < tokens:
-            feeds = {name: value.repeat(1, tokens)[:, :tokens] for name, value in feeds.items()}
+        lengths = [self._tokenize([text])["input_ids"].shape[1] for text in texts[:SAMPLE]]
+        whole = self._tokenize([max(texts[:SAMPLE], key=len)])
+        feeds = {name: value[:, : round(float(np.mean(lengths)))] for name, value in whole.items()}
         image = count_module(_Side(self.model, self._image), pixels)
         text = count_module(_TextSide(self.model, self._text, list(feeds)), tuple(feeds.values()))
         return {

@@ -111,10 +111,9 @@ def _add_split(task: Task, writer: BundleWriter, glue: Glue, part: str) -> None:
 
 
 def _describe_teacher(task: Task, writer: BundleWriter) -> None:
-    """Costs of one picture and one text of as many tokens as the student's test captions have on average."""
+    """Costs of one picture and of a text as long as the test captions are for the teacher on average."""
     test = task.split.test
-    masks = [task.texts[code, "caption"].mask[test].sum(1).mean() for code in task.data.languages]
-    costs = task.teacher.costs(round(float(np.mean(masks))))
+    costs = task.teacher.costs([task.data.caption(int(index), code) for index in test for code in task.data.languages])
     writer.teacher(
         name=task.teacher.name,
         macs=(costs["image_macs"] + costs["text_macs"]) / 2,  # as a query: half of them run each tower

@@ -84,7 +84,7 @@ class Glue:
         if isinstance(query, str):
             return self._nearest(self.embed_texts([query])[0], *self._gallery(code), count)
         embedding = self.embed_pictures(query[None])[0]
-        table = self._classes(code) if self._has(CLASSES) else self._gallery(code)
+        table = self.classes(code) if self._has(CLASSES) else self._gallery(code)
         return self._nearest(embedding, *table, count)
 
     @staticmethod
@@ -109,7 +109,7 @@ class Glue:
         truth = np.asarray(arrays["class"][:limit])
         if self._has(CLASSES) and (truth >= 0).all():
             for code in self.languages:
-                guess = (image @ self._classes(code)[0].T).argmax(1)
+                guess = (image @ self.classes(code)[0].T).argmax(1)
                 extras[f"zero-shot {code}"] = float((guess == truth).mean())
         hits = np.mean([own <= 10 for own in found.values()], axis=0)
         return Evaluation(METRIC, hits.astype(np.float64), extras=extras)
@@ -157,7 +157,7 @@ class Glue:
         if not self._has(CLASSES) or (truth < 0).any():
             return []
         code = self.languages[0]
-        rows, names = self._classes(code)
+        rows, names = self.classes(code)
         similarities = image @ rows.T
         guess = similarities.argmax(1)
         wrong = np.flatnonzero(guess != truth)
@@ -205,7 +205,7 @@ class Glue:
         arrays = self._gallery_arrays
         return arrays["embeddings"], self._names(arrays, f"label_{code}")
 
-    def _classes(self, code: str) -> tuple[np.ndarray, np.ndarray]:
+    def classes(self, code: str) -> tuple[np.ndarray, np.ndarray]:
         """The zero-shot head of one language: embeddings (C, D) and names (C,)."""
         arrays = self._class_arrays
         names = self._names(arrays, f"name_{code}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,8 +44,10 @@ class Teacher(Protocol):
         """Everything that can change its features, for caches."""
         ...
 
-    def costs(self, tokens: int) -> dict[str, float]:
-        """ "image_macs", "text_macs" of one picture and one text of so many tokens, "parameters" of everything."""
+    def costs(self, texts: Sequence[str]) -> dict[str, float]:
+        """ "image_macs", "text_macs" of one picture and of a text as long as these are on average, "parameters" of
+        both sides.
+        """
         ...
 
 
@@ -92,8 +94,9 @@ class AssembledTeacher:
     def key(self) -> dict[str, Any]:
         return {"image": weights_hash(self.encoder.network), "px": self.px, "text": self._folder.name}
 
-    def costs(self, tokens: int) -> dict[str, float]:
-        encoder, _ = self._text_side()
+    def costs(self, texts: Sequence[str]) -> dict[str, float]:
+        encoder, pieces = self._text_side()
+        tokens = round(float(pieces(texts)["mask"].sum(1).mean()))
         image = count_module(self.encoder, torch.zeros(1, 3, self.px, self.px))
         text = count_module(encoder, (torch.zeros(1, tokens, dtype=torch.int64), torch.ones(1, tokens)))
         head = self.text_width * self.embedding_dim
@@ -152,9 +155,3 @@ def through_head(head: nn.Module, features: np.ndarray) -> np.ndarray:
     rows: Tensor = head(torch.from_numpy(np.array(features, np.float32)).to(device))
     head.train(training)
     return torch.nn.functional.normalize(rows, dim=-1).cpu().numpy()
-
-
-def describe(teacher: Teacher, tokens: int) -> Mapping[str, float]:
-    """The teacher's costs, with "macs" of one picture and one text together."""
-    costs = teacher.costs(tokens)
-    return {**costs, "macs": costs["image_macs"] + costs["text_macs"]}

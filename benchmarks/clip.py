@@ -1,0 +1,253 @@
+"""A bilingual CLIP distilled from a large teacher: what each stage brings, per language, on unseen concepts.
+
+    python benchmarks/clip.py            # goes on where it was stopped; --only fold or variant, --quick for one fold,
+    one seed
+
+Every concept is in the test part of one fold, so a row's queries are all concepts. One teacher per fold; students of
+three seeds. Variants, of the same networks and data:
+
+    none       InfoNCE on pictures and captions of the training concepts, from the same start, no teacher
+    stage 1    feature distillation of each tower, nothing after it
+    stage 2    alignment with the teacher's similarities, without stage 1
+    both       stage 1, then stage 2
+    english    both, but the text tower reads English only
+    none and stage 2 take as many steps of alignment as "both" takes of all kinds for pictures.
+
+Rows: R@1 and R@10 of text to image and image to text in each language, English to Chinese text, zero-shot classes.
+Intervals are percentile bootstraps over concepts of the mean over seeds; differences are paired by concept. Results:
+runs/clip and benchmarks/results/clip.json. `--ablation-folds` says in which folds none, stage 2 and english are
+trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.sketch_runs import spent, train
+from benchmarks.writing import RESULTS, write_rows
+
+ABLATION = ("none", "stage 2", "english")
+VARIANTS = ("stage 1", "both", *ABLATION)
+NO_STAGES = {"image_features": 0, "text_features": 0, "alignment": 0}
+COMPARISONS = [("both", "teacher"), ("both", "stage 1"), ("both", "none"), ("stage 2", "none"), ("both", "english")]
+Scores = dict[str, np.ndarray]  # measure -> per concept
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--recipe", default="clip")
+    parser.add_argument("--out", type=Path, default=RESULTS / "clip.json")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/clip")
+    parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--ablation-folds", type=int, nargs="*", default=[0, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--quick", action="store_true", help="fold 0, seed 0, no ablation; writes no results file")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of the recipe")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.folds, arguments.seeds, arguments.ablation_folds = [0], [0], []
+    return arguments
+
+
+def steps(values: Mapping[str, int]) -> list[str]:
+    return [f"stages.{stage}.steps={count}" for stage, count in values.items()]
+
+
+def run(arguments: argparse.Namespace, name: str, overrides: list[str]) -> Path:
+    """A finished run's bundle."""
+    return train(arguments.recipe, arguments.work, name, [*arguments.set, *overrides]) / "bundle"
+
+
+def bundles(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int, Path]]:
+    """Variant, fold, seed and bundle, one run after another; the teacher's has untrained students beside its heads."""
+    from compressor.recipe import load_recipe
+
+    stages = load_recipe(arguments.recipe, arguments.set).stages
+    long = stages.image_features.steps + stages.alignment.steps
+    for fold in arguments.folds:
+        own = f"data.fold={fold}"
+        teacher = run(arguments, f"teacher fold {fold}", [own, *steps(NO_STAGES)])
+        yield "teacher", fold, 0, teacher
+        heads = [own, f"teacher.heads={teacher / 'assets/teacher-heads.safetensors'}", "stages.teacher.steps=0"]
+        for seed in arguments.seeds:
+            place = [*heads, f"seed={seed}"]
+            first = run(arguments, f"stage 1 fold {fold} seed {seed}", [*place, *steps({"alignment": 0})])
+            yield "stage 1", fold, seed, first
+            image = f"student.image.weights={first / 'weights/image.safetensors'}"
+            text = f"student.text.weights={first / 'weights/text.safetensors'}"
+            skip = steps({"image_features": 0, "text_features": 0})
+            alone = [*steps(NO_STAGES | {"alignment": long})]
+            options = {
+                "both": [image, text, *skip],
+                "none": [*alone, "stages.alignment.distil=0"],
+                "stage 2": alone,
+                "english": [image, *steps({"image_features": 0}), "student.languages=[en]"],
+            }
+            for variant, changed in options.items():
+                wanted = variant == "both" or fold in arguments.ablation_folds
+                if variant in arguments.only and wanted:
+                    yield variant, fold, seed, run(arguments, f"{variant} fold {fold} seed {seed}", [*place, *changed])
+
+
+def student_scores(bundle: Path) -> Scores:
+    """Per test concept of this bundle's fold: 1 or 0 for each measure."""
+    import targets
+    from targets.bundle import Bundle
+
+    glue: Any = targets.load(bundle).glue
+    arrays = Bundle.open(bundle).split("test")
+    image = glue.embed_pictures(arrays["pictures"])
+    texts = {code: glue.embed_texts(arrays[f"caption_{code}"].tolist()) for code in glue.languages}
+    scores = measures(image, texts)
+    for code in glue.languages:
+        guess = (image @ glue.classes(code)[0].T).argmax(1)
+        scores[f"zero-shot {code}"] = (guess == arrays["class"]).astype(float)
+    return scores
+
+
+def teacher_scores(bundle: Path) -> Scores:
+    """Of the teacher whose heads are in this bundle."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from compressor.cache import TeacherCache
+    from compressor.recipe import parse_recipe
+    from compressor.tasks.clip.task import Task
+    from compressor.tasks.clip.teacher import through_head
+    from profiles.storage import cache_root, read_json
+
+    recipe = read_json(bundle / "bundle.json")["recipe"]
+    recipe["teacher"]["heads"] = str(bundle / "assets/teacher-heads.safetensors")
+    task: Any = Task(parse_recipe(recipe, "the teacher's recipe"))
+    cache = TeacherCache(cache_root() / "teachers")
+    context: Any = SimpleNamespace(cache=cache, run_dir=bundle.parent, rank=0, device=torch.device("cpu"))
+    task.setup(context)
+    task.load_targets(context)
+    test = task.split.test
+    image = through_head(task.teacher.image_head, task.bank.features[0][task.gallery_pictures(test)])
+    texts = {
+        code: through_head(task.teacher.text_head, task.texts[code, "caption"].features[test])
+        for code in task.data.languages
+    }
+    return measures(image, texts)
+
+
+def measures(image: np.ndarray, texts: Mapping[str, np.ndarray]) -> Scores:
+    """R@1 and R@10 of everything against everything; rows of length 1."""
+    from compressor.tasks.clip.metrics import ranks
+
+    sides = {"image": image, **texts}
+    asked = [("en", "image"), ("zh", "image"), ("image", "en"), ("image", "zh"), ("en", "zh")]
+    found = {f"{a} to {b}": ranks(sides[a], sides[b]) for a, b in asked if a in sides and b in sides}
+    return {f"{name} R@{k}": (own <= k).astype(float) for name, own in found.items() for k in (1, 10)}
+
+
+def collect(arguments: argparse.Namespace) -> tuple[dict[str, dict[tuple[int, int], Scores]], Path]:
+    """Scores of every variant by (fold, seed), each read once it is trained, and a bundle for the costs."""
+    from profiles.storage import load_npz, save_npz
+
+    table: dict[str, dict[tuple[int, int], Scores]] = {}
+    last = Path()
+    for variant, fold, seed, bundle in bundles(arguments):
+        kept = bundle.parent / "scores.npz"
+        if not kept.exists():
+            save_npz(kept, teacher_scores(bundle) if variant == "teacher" else student_scores(bundle))
+        scores = load_npz(kept)
+        table.setdefault(variant, {})[fold, seed] = scores
+        shown = ", ".join(f"{code} {scores[f'{code} to image R@10'].mean():.3f}" for code in ("en", "zh"))
+        print(f"{variant:8s} fold {fold} seed {seed}: R@10 {shown}", flush=True)
+        last = bundle
+    return table, last
+
+
+def by_concept(runs: Mapping[tuple[int, int], Scores], measure: str, folds: list[int]) -> np.ndarray:
+    """(seeds, concepts): the folds' concepts one after another; folds that not all seeds have are left out."""
+    seeds = sorted({seed for _, seed in runs})
+    whole = [fold for fold in folds if all((fold, seed) in runs for seed in seeds)]
+    return np.stack([np.concatenate([runs[fold, seed][measure] for fold in whole]) for seed in seeds])
+
+
+def all_rows(table: dict[str, dict[tuple[int, int], Scores]], costs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    from profiles.statistics import bootstrap_interval, paired_bootstrap
+
+    rows = []
+    for variant, runs in table.items():
+        for measure in next(iter(runs.values())):
+            folds = sorted({fold for fold, _ in runs})
+            scores = by_concept(runs, measure, folds)
+            rows.append(
+                {
+                    "task": "clip",
+                    "variant": variant,
+                    "metric": measure,
+                    "value": float(scores.mean()),
+                    "ci95": list(bootstrap_interval(scores.mean(0))),
+                    "n": scores.shape[1],
+                    "by_seed": [float(value) for value in scores.mean(1)],
+                    "folds": folds,
+                    **costs["teacher" if variant == "teacher" else "student"],
+                }
+            )
+    for first, second in COMPARISONS:
+        if first not in table or second not in table:
+            continue
+        folds = sorted({fold for fold, _ in table[first]} & {fold for fold, _ in table[second]})
+        for measure in next(iter(table[second].values())):
+            a, b = (by_concept(table[name], measure, folds).mean(0) for name in (first, second))
+            found = paired_bootstrap(a, b)
+            rows.append(
+                {
+                    "task": "clip",
+                    "variant": f"{first} minus {second}",
+                    "metric": measure,
+                    "value": found.difference,
+                    "ci95": list(found.ci95),
+                    "n": len(a),
+                    "folds": folds,
+                    "macs": None,
+                    "parameters": None,
+                    **({"ratio": float(a.mean() / b.mean())} if second == "teacher" and b.mean() else {}),
+                }
+            )
+    return rows
+
+
+def costs_of(bundle: Path) -> dict[str, dict[str, Any]]:
+    """MACs of each tower and parameters in all, of teacher and student."""
+    from profiles.flops import count_onnx
+    from profiles.storage import read_json
+
+    teacher = read_json(bundle / "bundle.json")["teacher"]
+    towers = {name: count_onnx(bundle / f"graphs/{name}/model.onnx") for name in ("image", "text")}
+    student = {
+        "macs": {name: costs.macs for name, costs in towers.items()},
+        "parameters": sum(costs.parameters for costs in towers.values()),
+    }
+    macs = {name: teacher[f"{name}_macs"] for name in towers}
+    return {"teacher": {"macs": macs, "parameters": teacher["parameters"]}, "student": student}
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    table, bundle = collect(arguments)
+    rows = all_rows(table, costs_of(bundle))
+    if not arguments.quick:
+        write_rows(arguments.out, rows, minutes=spent(arguments.work) / 60, seeds=arguments.seeds)
+    for row in rows:
+        low, high = row["ci95"]
+        print(f"{row['variant']:24s} {row['metric']:20s} {row['value']:7.3f}  [{low:.3f}, {high:.3f}]")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Captioned pictures: one's own pairs as a stream, splits by concept, text without pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compressor.data.bilingual_text import dictionary, messages
+from compressor.data.captions import CaptionDataset, load_captions
+from compressor.data.pairs_stream import stream_pairs
+from profiles.errors import RequestError
+from tests.compressor.clip_toy import toy_pairs, toy_pictures, write_shards
+from tests.tools import need_module
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> CaptionDataset:
+    root = tmp_path_factory.mktemp("pairs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGE_COMPRESSOR_CACHE", str(root / "cache"))
+        return load_captions(write_shards(root / "shards"), picture_px=40)
+
+
+def write_csv(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    with open(folder / "pairs.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "en", "zh"])
+        for key, png, en, zh in toy_pairs():
+            (folder / f"{key}.png").write_bytes(png)
+            writer.writerow([f"{key}.png", en, zh])
+    return folder
+
+
+def write_parquet(folder: Path) -> Path:
+    import pyarrow
+    from pyarrow import parquet
+
+    folder.mkdir(exist_ok=True)
+    rows = list(toy_pairs())
+    columns = {
+        "image": [{"bytes": png} for _, png, _, _ in rows],
+        "en": [r[2] for r in rows],
+        "zh": [r[3] for r in rows],
+    }
+    parquet.write_table(pyarrow.table(columns), folder / "pairs.parquet", row_group_size=7)
+    return folder
+
+
+def test_shards_parquet_and_csv_give_the_same_pairs(tmp_path: Path) -> None:
+    need_module("pyarrow")
+    sets = [
+        {(pair.image, pair.captions["en"], pair.captions["zh"]) for pair in stream_pairs(path)}
+        for path in (write_shards(tmp_path / "a"), write_csv(tmp_path / "b"), write_parquet(tmp_path / "c"))
+    ]
+    assert sets[0] == sets[1] == sets[2] == {(png, en, zh) for _, png, en, zh in toy_pairs()}
+
+
+def test_a_stream_is_read_pair_by_pair(tmp_path: Path) -> None:
+    """A shard that is cut off after its first pairs still gives those: nothing waits for the whole."""
+    shard = next(iter(sorted(write_shards(tmp_path).glob("*.tar"))))
+    shard.write_bytes(shard.read_bytes()[:6000])
+    pairs = stream_pairs(shard)
+    assert next(pairs).captions["en"] == next(toy_pairs())[2]
+    with pytest.raises(RequestError, match="not a readable shard"):
+        list(pairs)
+
+
+def test_pictures_and_captions_come_back_as_they_were(data: CaptionDataset) -> None:
+    order = [item["name"].rpartition("/")[2] for item in data.items]
+    expected = {key: picture for (key, *_), picture in zip(toy_pairs(), toy_pictures(), strict=True)}
+    captions = {key: (en, zh) for key, _, en, zh in toy_pairs()}
+    assert sorted(order) == sorted(captions) and data.languages == ("en", "zh")
+    for index, key in enumerate(order):
+        assert np.array_equal(data.pictures(index)[0], expected[key])
+        assert (data.caption(index, "en"), data.caption(index, "zh")) == captions[key]
+
+
+def test_what_is_missing_in_a_pair_is_named(tmp_path: Path) -> None:
+    folder = write_csv(tmp_path)
+    (folder / "red-bar-left.png").unlink()
+    with pytest.raises(RequestError, match="red-bar-left"):
+        list(stream_pairs(folder))
+    with pytest.raises(RequestError, match="no webdataset shards"):
+        list(stream_pairs(tmp_path / "nothing"))
+
+
+def test_every_thing_is_tested_once_and_no_concept_of_it_is_trained_on(data: CaptionDataset) -> None:
+    concepts = np.array([f"c{index // 2}" for index in range(len(data))])  # pairs of variants
+    for item, concept in zip(data.items, concepts, strict=True):
+        item["concept"] = concept
+    splits = [data.split(fold) for fold in range(5)]
+    assert sorted(np.concatenate([split.test for split in splits]).tolist()) == list(range(len(data)))
+    for split in splits:
+        assert not set(concepts[split.train]) & set(concepts[np.concatenate([split.validation, split.test])])
+        assert not set(concepts[split.validation]) & set(concepts[split.test])
+    with pytest.raises(RequestError, match="folds 0 to 4"):
+        data.split(5)
+
+
+def test_catalogues_and_the_dictionary_give_pairs() -> None:
+    import struct
+
+    entries = sorted([(b"", b"Content-Type: text/plain; charset=utf-8\n"), (b"menu\x04Open", "打开".encode())])
+    keys, values, offset = b"", b"", 28 + 16 * len(entries)
+    tables: list[list[int]] = [[], []]
+    for key, value in entries:
+        tables[0] += [len(key), offset + len(keys)]
+        keys += key + b"\0"
+        tables[1] += [len(value), len(values)]
+        values += value + b"\0"
+    for index in range(1, len(tables[1]), 2):
+        tables[1][index] += offset + len(keys)
+    head = struct.pack("<7I", 0x950412DE, 0, len(entries), 28, 28 + 8 * len(entries), 0, 0)
+    content = io.BytesIO(head + struct.pack(f"<{4 * len(entries)}I", *tables[0], *tables[1]) + keys + values).getvalue()
+    assert list(messages(content)) == [("Open", "打开")]
+    entry = '["貓","猫","mao1","cat; (coll.) a cat person; CL:隻|只[zhi1]",[],[]]'
+    assert list(dictionary(f'export default {{"all":[{entry}]}}'.encode())) == [("cat", "猫"), ("a cat person", "猫")]
