@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Demo data sets and weights, fetched through the package clients.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+docker_app = typer.Typer(help="Images of device classes: build one, run its smoke test.", no_args_is_help=True)
+app.add_typer(docker_app, name="docker")
 
 Devices = Annotated[list[str] | None, typer.Option("--device", help="A device's name, or a profile's path (.yaml).")]
 Runtimes = Annotated[list[str] | None, typer.Option("--runtime", help="Only this runtime (repeatable).")]
@@ -212,6 +214,38 @@ def verify(artifact: Path, device: Devices = None, runner: RunnerOption = None, 
     rows = run(artifact, device or [], runner)
     _print_json(rows) if as_json else print_verification(rows)
     _exit(0 if all(row["status"] == "verified" for row in rows) else 1)
+
+
+EngineOption = Annotated[str, typer.Option("--engine", help="auto, docker or buildah (no daemon needed).")]
+ImageArgument = Annotated[
+    str, typer.Argument(metavar="DEVICE", help="A folder of docker/, or a device that names one.")
+]
+
+
+@docker_app.command("build")
+def docker_build(
+    device: ImageArgument,
+    engine: EngineOption = "auto",
+    local_base: Annotated[
+        bool, typer.Option("--local-base", help="Make the base image here, with mmdebstrap.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Build the image of a device class."""
+    from compressor.docker import build
+
+    built = build(device, engine, local_base)
+    _print_json(built) if as_json else print(built["image"])
+
+
+@docker_app.command("run")
+def docker_run(device: ImageArgument, engine: EngineOption = "auto") -> None:
+    """Run an image's smoke test, without a network; prints its JSON."""
+    from compressor.docker import run
+
+    report = run(device, engine)
+    _print_json(report)
+    _exit(0 if report["passed"] else 1)
 
 
 @app.command()

@@ -1,0 +1,109 @@
+"""Containers without a daemon: buildah in chroot isolation, in namespaces of our own.
+
+Chroot isolation gives neither a network of its own nor processes of its own nor control groups. The first two come from
+`unshare` around it (no interface but the loopback; whatever was started dies with the command), the number of
+processors from `taskset`; nothing enforces memory, which `targets.container.conditions` finds and says.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from profiles.errors import MissingError
+from profiles.host import usable_cores
+from targets.container.conditions import Limits
+from targets.container.engine import ask, build_command, must
+
+ISOLATION = ("--isolation", "chroot")
+PREFIX = "edge-compressor"
+UNSHARE = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
+WITH_CPUINFO = 'mount --bind "$0" /proc/cpuinfo && exec "$@"'
+_numbers = itertools.count()
+
+
+class BuildahEngine:
+    name = "buildah"
+
+    def __init__(self) -> None:
+        if missing := [name for name in ("unshare", "taskset") if shutil.which(name) is None]:
+            raise MissingError(f"buildah needs {missing[0]} here: apt-get install util-linux")
+        if os.geteuid() != 0:
+            raise MissingError(
+                "buildah in chroot isolation needs root here: run this as root, or start a Docker daemon"
+            )
+
+    def config(self, image: str) -> dict[str, Any] | None:
+        done = ask(["buildah", "inspect", "--type", "image", image])
+        return None if done.returncode else json.loads(done.stdout)["OCIv1"]["config"]
+
+    def build(
+        self,
+        dockerfile: Path,
+        context: Path,
+        image: str,
+        *,
+        platform: str,
+        arguments: Mapping[str, str],
+        labels: Mapping[str, str],
+        secrets: Mapping[str, Path],
+    ) -> None:
+        command = ["buildah", "build", *ISOLATION, "--layers", "--network", "host", "--platform", f"linux/{platform}"]
+        command += [f"--build-arg={key}={value}" for key, value in arguments.items()]
+        command += [f"--label={key}={value}" for key, value in labels.items()]
+        command += [f"--secret=id={key},src={value}" for key, value in secrets.items()]
+        build_command([*command, "--tag", image, "--file", str(dockerfile), str(context)], f"buildah build of {image}")
+
+    def import_root(self, archive: Path, image: str, platform: str) -> None:
+        doing = f"buildah import of {image}"
+        container = must(["buildah", "from", "--arch", platform, "scratch"], doing).strip()
+        try:
+            must(["buildah", "add", container, str(archive), "/"], doing)
+            must(["buildah", "config", "--arch", platform, "--os", "linux", container], doing)
+            must(["buildah", "commit", container, image], doing)
+        finally:
+            ask(["buildah", "rm", container])
+
+    def open(
+        self, image: str, limits: Limits, environment: Mapping[str, str], cpuinfo: Path | None = None
+    ) -> BuildahContainer:
+        return BuildahContainer(image, limits, environment, cpuinfo)
+
+
+class BuildahContainer:
+    """A working container. Its programs end with the command that runs them."""
+
+    def __init__(self, image: str, limits: Limits, environment: Mapping[str, str], cpuinfo: Path | None = None) -> None:
+        self.name = f"{PREFIX}-{os.getpid()}-{next(_numbers)}"
+        cores = usable_cores()[: limits.processors]
+        self._image = image
+        self._before = ["taskset", "--cpu-list", ",".join(map(str, cores)), *UNSHARE]
+        if cpuinfo:
+            self._before += ["sh", "-c", WITH_CPUINFO, str(cpuinfo)]
+        self._before += ["buildah", "run", *ISOLATION]
+        self._before += [f"--env={key}={value}" for key, value in environment.items()]
+
+    def __enter__(self) -> Self:
+        _sweep()
+        must(["buildah", "from", "--pull-never", "--name", self.name, self._image], f"a container of {self._image}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ask(["buildah", "rm", self.name])
+
+    def command(self, arguments: Sequence[str]) -> list[str]:
+        return [*self._before, self.name, "--", *arguments]
+
+
+def _sweep() -> None:
+    """Remove working containers whose makers died before they could."""
+    for name in ask(["buildah", "containers", "--format", "{{.ContainerName}}"]).stdout.split():
+        found = re.fullmatch(rf"{PREFIX}-(\d+)-\d+", name)
+        if found and not Path(f"/proc/{found[1]}").exists():
+            ask(["buildah", "rm", name])
