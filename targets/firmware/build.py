@@ -56,7 +56,7 @@ class Firmware:
 
 def build(
     folder: Path,
-    core: str,
+    core: str | Board,
     optimization: Optimization,
     out: Path,
     *,
@@ -68,11 +68,11 @@ def build(
     """Build `folder` (model.c, model.json as the target c writes them) into `out`/firmware.elf; `out` is made.
 
     Args:
-        core: of targets.firmware.boards.BOARDS. defines: e.g. ("MODEL_PLAIN_C",).
+        core: of targets.firmware.boards.BOARDS, or a board with addresses of its own. defines: e.g. ("MODEL_PLAIN_C",).
         flash_bytes, ram_bytes: what the device has; the model alone must fit. The whole image must fit the board.
     Raises RequestError (unknown core, no model), MissingError (no compiler), FirmwareError (does not compile or fit).
     """
-    board = board_of(core)
+    board = core if isinstance(core, Board) else board_of(core)
     if optimization not in ("O2", "O3", "Os"):
         raise RequestError(f"option optimization: {optimization!r} is not one of O2, O3, Os")
     manifest = read_json(folder / "model.json")

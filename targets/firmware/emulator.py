@@ -50,8 +50,12 @@ def qemu_version() -> str:
 class Emulator:
     """A context manager around one QEMU process. `stack_bytes` is known after it was closed.
 
+    `host`: what runs the firmware, for messages.
+
     Raises FirmwareError when the core faults, when its stack overflows, and when a row takes longer than `timeout_s`.
     """
+
+    host = "QEMU"
 
     def __init__(
         self,
@@ -64,13 +68,21 @@ class Emulator:
         self.firmware, self.timeout_s = firmware, timeout_s
         self.stack_bytes: int | None = None
         self._messages = tempfile.TemporaryFile()  # noqa: SIM115
-        command = [
+        self._process = subprocess.Popen(
+            self._command(options),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._messages,
+            cwd=cwd,
+            bufsize=0,
+        )
+
+    def _command(self, options: Sequence[str]) -> list[str]:
+        firmware = self.firmware
+        return [
             str(program(QEMU)), "-M", firmware.board.machine, "-display", "none", "-serial", "none", "-monitor", "none",
             "-semihosting-config", "enable=on,target=native", "-kernel", str(firmware.elf.resolve()), *options,
         ]  # fmt: skip
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._messages, cwd=cwd, bufsize=0
-        )
 
     def __enter__(self) -> Emulator:
         return self
@@ -149,13 +161,13 @@ class Emulator:
         try:
             code = self._process.wait(END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            return FirmwareError("QEMU closed its output but goes on")
+            return FirmwareError(f"{self.host} closed its output but goes on")
         text = self._text()
         found = re.search(r"^firmware: fault (\w+) (\w+) (\w+) (\w+) (\w+)", text, re.MULTILINE)
         if found:
             return FirmwareError(explain_fault(self.firmware, *(int(number, 16) for number in found.groups())))
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return FirmwareError(f"QEMU ended with exit code {code}: {lines[-1] if lines else 'no message'}")
+        return FirmwareError(f"{self.host} ended with exit code {code}: {lines[-1] if lines else 'no message'}")
 
 
 def explain_fault(firmware: Firmware, exception: int, cause: int, pc: int, address: int, frame: int) -> str:

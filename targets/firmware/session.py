@@ -15,14 +15,20 @@ from targets.session import GraphSession
 
 
 class QemuSession(GraphSession):
-    """One QEMU process answers every row. A context manager; `stack_bytes` is known after it was closed."""
+    """One QEMU process (or another `board`) answers every row. A context manager; `stack_bytes` is known after it was
+    closed."""
 
     def __init__(
-        self, graph: Graph, firmware: Firmware, manifest: Mapping[str, Any], timeout_s: float = ROW_TIMEOUT_S
+        self,
+        graph: Graph,
+        firmware: Firmware,
+        manifest: Mapping[str, Any],
+        timeout_s: float = ROW_TIMEOUT_S,
+        board: Emulator | None = None,
     ) -> None:
         super().__init__(graph, {"runtime": "c", "provider": firmware.board.machine, "threads": 1})
         self._manifest = manifest
-        self._board = Emulator(firmware, timeout_s=timeout_s)
+        self._board = board or Emulator(firmware, timeout_s=timeout_s)
 
     def __enter__(self) -> QemuSession:
         return self
