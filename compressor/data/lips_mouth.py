@@ -1,8 +1,8 @@
 """A simulated mouth: phoneme times become lip movements, and these become grey pictures of a face's mouth region.
 
 It is a simulation for comparing methods; what it shows carries over to real faces only as far as the visemes do. What
-it keeps of the real task: several phonemes share one viseme (p, b, m; f, v; t, d, n; k, g), neighbours colour each other
-(co-articulation), faces, light, speed, head movement and the camera's noise vary.
+it keeps of the real task: several phonemes share one viseme (p, b, m; f, v; t, d, n; k, g), neighbours colour each
+other (co-articulation), faces, light, speed, head movement and the camera's noise vary.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def render(face: Face, mouth: np.ndarray, rng: np.random.Generator) -> np.ndarra
     top_outer = top_inner - face.upper_lip * thick * arch * bow
     bottom_outer = bottom_inner + face.lower_lip * thick * arch * (1 - 0.55 * np.clip(tuck, 0, 1))
 
-    soft = np.float32(0.022)
+    soft = 0.022
     lips = _inside(top_outer - y, soft) * _inside(y - bottom_outer, soft) * _inside(np.abs(x) - half, soft)
     hole = _inside(top_inner - y, soft) * _inside(y - bottom_inner, soft) * _inside(np.abs(x) - inner_half, soft)
     hole = hole * np.clip(gap / 0.03, 0, 1)

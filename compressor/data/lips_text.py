@@ -1,8 +1,8 @@
 """Sentences to be spoken: commands of the GRID corpus' form in English, and commands in Mandarin.
 
-GRID (Cooke et al. 2006): verb, colour, preposition, letter, digit, adverb. The letter is what lip readers fail at: B and
-P, or D and T, look alike. The Mandarin commands have a surname in that place. Both languages have far more sentences
-than are drawn, so those of the parts can be disjoint.
+GRID (Cooke et al. 2006): verb, colour, preposition, letter, digit, adverb. The letter is what lip readers fail at: B
+and P, or D and T, look alike. The Mandarin commands have a surname in that place. Both languages have far more
+sentences than are drawn, so those of the parts can be disjoint.
 """
 
 from __future__ import annotations

@@ -1,0 +1,95 @@
+"""Distillation between sequence-to-sequence models of two modalities, at three granularities.
+
+Source: LIBS, "Hearing Lips: Improving Lip Reading by Distilling Speech Recognizers" (Zhao et al., AAAI 2020), sections
+3.2 to 3.4. The teacher hears, the student sees; their frames come at different rates and their widths may differ, so
+the student's side is mapped by a linear layer of the caller's. Squared distances are means over the feature axis: the
+width of a model does not change what a weight means. Nothing here sends a gradient into the teacher.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+def sequence_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """|| s_audio - t(s_video) ||^2 of the encoders' last states, both (batch, dim), averaged over the batch."""
+    return (teacher.detach() - student).square().mean()
+
+
+def context_distance(student: Tensor, teacher: Tensor, kept: Tensor) -> Tensor:
+    """The same of the decoders' context vectors, (batch, characters, dim), where `kept` (batch, characters) is true:
+    at characters that the teacher got right (`lcs_pairs`), each matched with its own. 0 where none is kept."""
+    distance = (teacher.detach() - student).square().mean(-1)
+    mask = kept.to(distance.dtype)
+    return (distance * mask).sum() / mask.sum().clamp(min=1)
+
+
+def frame_distance(student: Tensor, teacher: Tensor, student_mask: Tensor, teacher_mask: Tensor) -> Tensor:
+    """|| h_audio,j - sum_i a_ij h_video,i ||^2, averaged over the audio frames j of the whole batch.
+
+    student (batch, video frames, dim), teacher (batch, audio frames, dim); masks are true at frames that exist. a_ij is
+    the softmax over the video frames i of the dot products h_audio,j . h_video,i, divided by sqrt(dim) as in scaled
+    attention: each audio frame looks for the video frames that match it, whatever the two rates are.
+    """
+    attended = attend(teacher.detach(), student, student_mask)
+    distance = (teacher.detach() - attended).square().mean(-1)
+    mask = teacher_mask.to(distance.dtype)
+    return (distance * mask).sum() / mask.sum().clamp(min=1)
+
+
+def attend(queries: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
+    """(batch, queries, dim), (batch, frames, dim), (batch, frames) -> the memory's mean for each query, weighted by the
+    softmax of scaled dot products."""
+    scores = queries @ memory.transpose(1, 2) / math.sqrt(memory.shape[-1])
+    scores = scores.masked_fill(~memory_mask[:, None].bool(), -torch.inf)
+    return torch.softmax(scores, dim=-1) @ memory
+
+
+def lcs_pairs(prediction: Sequence[int], truth: Sequence[int]) -> list[tuple[int, int]]:
+    """Positions (in the prediction, in the truth) of one longest common subsequence, ascending in both.
+
+    Of several longest ones always the same one. O(n m) time (Wagner and Fischer 1974).
+
+    >>> lcs_pairs([1, 2, 4], [1, 3, 2, 4])
+    [(0, 0), (1, 2), (2, 3)]
+    """
+    rows, columns = len(prediction), len(truth)
+    length = [[0] * (columns + 1) for _ in range(rows + 1)]  # of what is left from (i, j) on
+    for i in reversed(range(rows)):
+        for j in reversed(range(columns)):
+            if prediction[i] == truth[j]:
+                length[i][j] = length[i + 1][j + 1] + 1
+            else:
+                length[i][j] = max(length[i + 1][j], length[i][j + 1])
+    pairs, i, j = [], 0, 0
+    while i < rows and j < columns:
+        if prediction[i] == truth[j]:
+            pairs.append((i, j))
+            i, j = i + 1, j + 1
+        elif length[i + 1][j] >= length[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return pairs
+
+
+def scheduled(weight: float, kind: Schedule, progress: float) -> float:
+    """A weight at `progress` (0 at the first step, 1 at the end of its schedule and after): constant, or decaying to
+    zero in a line or along half a cosine.
+
+    >>> scheduled(10.0, "linear", 0.25)
+    7.5
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    if kind == "constant":
+        return weight
+    if kind == "linear":
+        return weight * (1 - progress)
+    return weight * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,197 @@
+"""Stages of the teacher: a speech recogniser is trained on noisy sound, then what it makes of the clean one is kept."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compressor.cache import weights_hash
+from compressor.ema import MovingAverage
+from compressor.losses.sequence import lcs_pairs
+from compressor.stage import OptimizerSpec, Stage
+from compressor.tasks.lips.batches import mel_of, noisy_mel, pad, previous, similar_clips, targets
+from compressor.tasks.lips.config import OptimizerConfig, SequenceStageConfig
+from compressor.tasks.lips.networks import Seq2Seq, greedy, seq2seq_loss
+from compressor.tasks.lips.vocabulary import EDGE, FIRST
+
+if TYPE_CHECKING:
+    from compressor.tasks.lips.task import Task
+    from compressor.train import Context, Trainer
+
+CHUNK = 64
+REVISION = 1  # of what is kept: part of the cache's key
+
+
+def adamw(parameters: list[nn.Parameter], settings: OptimizerConfig, steps: int) -> OptimizerSpec:
+    """AdamW, linear warm-up, cosine to zero at the last step."""
+
+    def factor(step: int) -> float:
+        warm = min(1.0, (step + 1) / (settings.warmup_steps + 1))
+        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(steps, 1))))
+
+    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    return OptimizerSpec(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor))
+
+
+class SequenceStage(Stage):
+    """What training a seq2seq model on clips has in common: optimiser, texts of a batch, moving average."""
+
+    def __init__(self, task: Task, settings: SequenceStageConfig, model: Seq2Seq) -> None:
+        self.task, self.sequence_settings, self.model = task, settings, model
+        self.steps = settings.steps
+        self.average = MovingAverage(settings.ema) if settings.ema else None
+
+    def optimizers(self) -> list[OptimizerSpec]:
+        parameters = [parameter for module in self.modules().values() for parameter in module.parameters()]
+        return [adamw(parameters, self.sequence_settings.optimizer, self.steps)]
+
+    def start(self, context: Context) -> None:
+        if self.average is not None:
+            self.average.start(self.model)
+
+    def choose(self, rng: np.random.Generator, lengths: np.ndarray) -> np.ndarray:
+        """Numbers of a batch's clips, of similar length."""
+        train = self.task.train
+        return train[similar_clips(lengths[train], self.sequence_settings.batch, rng)]
+
+    def texts(self, chosen: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+        target = targets([self.task.tokens[index] for index in chosen])
+        share = self.sequence_settings.random_characters
+        return {"target": target, "previous": previous(target, len(self.task.vocabulary), share, rng)}
+
+    def after_step(self, step: int) -> None:
+        if self.average is not None:
+            self.average.update(self.model)
+            if step + 1 == self.steps:
+                self.average.copy_to(self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.average is None else {"average": self.average.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self.average is not None and "average" in state:
+            self.average.load_state_dict(state["average"])
+
+    def averaged(self) -> contextlib.AbstractContextManager[Any]:
+        """Within it the model has the averaged weights."""
+        return self.average.in_place_of(self.model) if self.average is not None else contextlib.nullcontext()
+
+
+class TeacherStage(SequenceStage):
+    """Train the speech recogniser on log-mel with noise."""
+
+    name = "teacher"
+
+    def __init__(self, task: Task) -> None:
+        super().__init__(task, task.config.stages.teacher, task.teacher)
+        self.settings = task.config.stages.teacher
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {"teacher": self.task.teacher}
+
+    def batch(self, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        clips = self.task.clips
+        chosen = self.choose(rng, clips.frame_counts)
+        mel, mask = pad([noisy_mel(clips.mel(int(index)), rng, self.settings.noise) for index in chosen])
+        return {"mel": mel, "mask": mask, **self.texts(chosen, rng)}
+
+    def loss(self, modules: Mapping[str, nn.Module], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        encoded, decoded, ctc = modules["teacher"](batch["mel"], batch["mask"], batch["previous"])
+        return {"loss": seq2seq_loss(decoded, ctc, encoded.mask, batch["target"], self.settings.ctc)}
+
+    def validate(self, context: Context) -> dict[str, float]:
+        with self.averaged():
+            return self.task.scores(self.task.hear(self.task.validation), self.task.validation)
+
+
+class TargetsStage(Stage):
+    """What the frozen teacher makes of the clean sound of the training part, in the cache on disk."""
+
+    name = "targets"
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def run(self, trainer: Trainer) -> None:
+        teacher_outputs(self.task, trainer.context)
+
+
+class Targets:
+    """Of every training clip: the teacher's memory (v, dim), its last state (dim,), and for each character of the truth
+    the context with which the teacher wrote it, (characters, dim), where it wrote it: `kept` (characters,)."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], train: np.ndarray) -> None:
+        self._arrays = arrays
+        self._row = {int(index): row for row, index in enumerate(train)}
+        self._ends = np.cumsum(arrays["frames"]), np.cumsum(arrays["characters"])
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        row, arrays = self._row[index], self._arrays
+        frames, characters = self._ends[0][row], self._ends[1][row]
+        of_frames = slice(frames - arrays["frames"][row], frames)
+        of_characters = slice(characters - arrays["characters"][row], characters)
+        contexts, kept = arrays["contexts"][of_characters], arrays["kept"][of_characters]
+        return arrays["memory"][of_frames], arrays["last"][row], contexts, kept
+
+    @property
+    def dim(self) -> int:
+        return int(self._arrays["last"].shape[1])
+
+
+def teacher_outputs(task: Task, context: Context) -> Targets:
+    """Computed once and kept by their key."""
+    key = {
+        "kind": "lips-targets",
+        "revision": REVISION,
+        "weights": weights_hash(task.teacher),
+        "data": task.about["data"],
+        "language": task.config.data.language,
+        "text": task.config.data.text,
+        "train": len(task.train),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    return Targets(context.cache.get(key, lambda: _compute(task, context.device)), task.train)
+
+
+@torch.no_grad()
+def _compute(task: Task, device: torch.device) -> Iterator[dict[str, np.ndarray]]:
+    """Chunks of clips, in the order of the training part."""
+    teacher = task.teacher.to(device).eval()
+    for start in range(0, len(task.train), CHUNK):
+        chosen = task.train[start : start + CHUNK]
+        mel, mask = mel_of(task.clips, chosen)
+        encoded = teacher.encode(mel.to(device), mask.to(device))
+        longest = max(len(task.tokens[index]) for index in chosen) + 5
+        tokens, contexts = greedy(teacher.decoder, encoded, longest)
+        counts = encoded.mask.sum(1).cpu().numpy()
+        memory = encoded.memory.cpu().numpy()
+        aligned = [
+            align(row, own, task.tokens[index])
+            for row, own, index in zip(tokens.tolist(), contexts.cpu().numpy(), chosen, strict=True)
+        ]
+        yield {
+            "memory": np.concatenate([own[:count] for own, count in zip(memory, counts, strict=True)]).astype("f2"),
+            "frames": counts.astype(np.int64),
+            "last": encoded.last.cpu().numpy().astype("f2"),
+            "contexts": np.concatenate([part for part, _ in aligned]).astype("f2"),
+            "kept": np.concatenate([part for _, part in aligned]),
+            "characters": np.array([len(part) for part, _ in aligned], np.int64),
+        }
+
+
+def align(prediction: list[int], contexts: np.ndarray, truth: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The teacher's contexts (its characters, dim) brought to the characters of the truth: (characters, dim), zero
+    where it did not write the character, and `kept` (characters,)."""
+    written = [token for token in prediction if token >= FIRST and token != EDGE]
+    aligned = np.zeros((len(truth), contexts.shape[1]), np.float32)
+    kept = np.zeros(len(truth), bool)
+    for place, of_truth in lcs_pairs(written, truth):
+        aligned[of_truth], kept[of_truth] = contexts[place], True
+    return aligned, kept
