@@ -42,7 +42,7 @@ def beam_search(
     `width` hypotheses per clip are extended together by one character at a time. One that ends is set aside with its
     log-probability divided by length ** `length_power` (its EDGE counted); a clip is done when no open hypothesis can
     beat its best one that ended, each open one judged as if it were of the greatest length. Source: Wu et al. 2016,
-    section 7, with a plain power of the length. A width of 1 is greedy decoding.
+    section 7, with a plain power of the length.
     """
     clips, frames = mask.shape
     rows = clips * width
