@@ -15,11 +15,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.writing import RESULTS, write_rows
+from compressor.report.details import Details, load_details, record_key
 from profiles.results import Record, Results
 from profiles.storage import read_json
 
 
-def rows_of(results: Results, bundle: dict[str, Any]) -> list[dict[str, Any]]:
+def rows_of(results: Results, bundle: dict[str, Any], details: Details) -> list[dict[str, Any]]:
     """The teacher's row and one per artifact of the whole student."""
     whole = [record for record in results.records if record.graph == "*"]
     metric = whole[0].task_metric
@@ -35,20 +36,23 @@ def rows_of(results: Results, bundle: dict[str, Any]) -> list[dict[str, Any]]:
         "macs": teacher["macs"],
         "parameters": teacher["parameters"],
     }
-    return [first, *(artifact_row(record, bundle["task"]) for record in whole)]
+    return [first, *(artifact_row(record, bundle["task"], details) for record in whole)]
 
 
-def artifact_row(record: Record, task: str) -> dict[str, Any]:
-    metric = record.task_metric
+def artifact_row(record: Record, task: str, details: Details) -> dict[str, Any]:
+    metric, paired = record.task_metric, details.against_float.get(record_key(record))
     return {
         "task": task,
-        "variant": f"{record.runtime} {record.precision_requested}",
+        "variant": f"{record.runtime} {record.precision_requested}"
+        + ("" if record.device == "host" else f" on {record.device}"),
         "status": record.status,
         "metric": metric.name if metric else None,
         "value": metric.value if metric else None,
         "ci95": list(metric.ci95) if metric else None,
         "n": metric.n if metric else None,
         "float_value": metric.float_value if metric else None,
+        "minus_float": paired.difference if paired else None,
+        "minus_float_ci95": list(paired.ci95) if paired else None,  # paired, over the same queries
         "macs": record.macs,
         "parameters": record.parameters,
         "artifact_bytes": record.artifact_bytes,
@@ -66,10 +70,14 @@ def main() -> None:
     results = Results.load(arguments.run / "results.json")
     stages = read_json(arguments.run / "run.json")["stages"]
     seconds = sum(stage["seconds"] for stage in stages.values())
-    rows = rows_of(results, read_json(arguments.run / "bundle" / "bundle.json"))
+    details = load_details(arguments.run / "details.json")
+    rows = rows_of(results, read_json(arguments.run / "bundle" / "bundle.json"), details)
     write_rows(arguments.out, rows, minutes=seconds / 60, seeds=[0], before="make demo")
     for row in rows:
-        print(f"{row['variant']:40s} {row['value']:.3f}  {row['macs']:.4g} MACs")
+        paired = row.get("minus_float_ci95")
+        said = f"  minus float {row['minus_float']:+.3f} [{paired[0]:+.3f}, {paired[1]:+.3f}]" if paired else ""
+        value = "  -  " if row["value"] is None else f"{row['value']:.3f}"
+        print(f"{row['variant']:40s} {value}  {row['macs']:.4g} MACs{said}")
 
 
 if __name__ == "__main__":

@@ -67,9 +67,12 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+ONE_CANVAS = ["selector.kind=fixed", "deploy.canvases=[32]"]  # what is compared is the encoder
+
+
 def train_teacher(arguments: argparse.Namespace) -> Path:
     """The teacher's weights as one file, for every student to start from."""
-    overrides = [*arguments.set, "stages.distill.steps=0", "stages.targets.views=1"]
+    overrides = [*arguments.set, *ONE_CANVAS, "stages.distill.steps=0", "stages.targets.views=1"]
     return teacher_weights(train(arguments.recipe, arguments.work, "teacher", overrides))
 
 
@@ -78,6 +81,7 @@ def student(arguments: argparse.Namespace, teacher: Path, variant: str, seed: in
 
     overrides = [
         *arguments.set,
+        *ONE_CANVAS,
         f"teacher.weights={teacher}",
         "stages.teacher.steps=0",
         f"stages.distill.steps={arguments.steps}",

@@ -282,7 +282,7 @@ def test_two_processes_train_it_and_the_run_says_whose_statistics_were_kept(fold
         ("gallery=student", "needs student.in_channels=3"),
         ("deploy.canvases=[32,40]", "40 px, which stages.distill.canvases does not train"),
         ("deploy.canvas_px=48", "none of deploy.canvases"),
-        ("stages.distill.canvases=[30,32]", "multiple of 8"),
+        ("stages.distill.canvases=[24,30,32]", "multiple of 8"),
         ("stages.distill.loss.lamda=1", "unknown key"),
     ],
 )
