@@ -90,15 +90,29 @@ def write(generated: Generated, out: Path, optimization: str = "O2") -> tuple[st
     return FILES
 
 
-def translation_unit(models: Sequence[Generated]) -> str:
-    """One C file of several models with different names; each kernel is in it once."""
+def translation_unit(models: Sequence[Generated], *, one_arena: bool = False) -> str:
+    """One C file of several models with different names; each kernel is in it once.
+
+    `one_arena`: for all of them, as large as the largest needs. Then a model's inputs and outputs stand only until the
+    next one is given its own inputs.
+    """
     kernels = kernel_order(kernel for model in models for kernel in model.kernels)
     return _template(
         "model.c",
         title=", ".join(_title(model) for model in models),
         kernels="\n".join(kernel_text(kernel) for kernel in kernels),
+        arenas=_shared_arena(models) if one_arena else "\n".join(_arena(m.name, m.arena_bytes) for m in models),
         models="\n".join(model.body for model in models),
     )
+
+
+def _arena(name: str, size: int) -> str:
+    return f"static union {{\n  int64_t alignment;\n  int8_t bytes[{max(1, size)}];\n}} {name}_arena;\n"
+
+
+def _shared_arena(models: Sequence[Generated]) -> str:
+    names = "".join(f"#define {model.name}_arena shared_arena\n" for model in models)
+    return _arena("shared", max(model.arena_bytes for model in models)) + names
 
 
 def description(generated: Generated) -> dict[str, Any]:
@@ -205,7 +219,6 @@ def _body(emitter: CEmitter, memory: Memory, constant_bytes: int) -> str:
         operators=len(model.operators),
         macs=total_macs(model),
         constant_bytes=constant_bytes,
-        arena_size=max(1, memory.plan.arena_bytes),
         constants="\n".join(_array(key, values) for key, values in emitter.constants.items()),
         pointers="\n".join(pointers),
         statements="\n".join(statements),

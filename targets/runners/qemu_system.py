@@ -189,7 +189,8 @@ def _whole(
     try:
         program = writer(student, artifact, artifact.split(splits[0]), count, folder)
         firmware = build(program.folder, core, optimization, folder / "build", model_stack_bytes=stack_bytes)
-        arena_bytes = sum(graph.firmware.arena_bytes or 0 for graph in graphs.values())
+        # a program whose graphs share an arena says so itself
+        arena_bytes = firmware.arena_bytes or sum(graph.firmware.arena_bytes or 0 for graph in graphs.values())
         found = whole_query(program, firmware, arena_bytes, min(left_s, ROW_TIMEOUT_S))
     except (RequestError, FirmwareError) as error:
         return None, f"{WITHOUT_GLUE}: {error}"

@@ -139,6 +139,8 @@ def test_a_cascade_looks_again_where_the_glue_does_and_finds_what_it_finds(measu
     sketches, capacity = random_sketches(24), Capacity(points=40, strokes=4)
     firmware = build(write_student(tmp_path / "model", artifact, index, capacity), "m4", "O2", tmp_path / "m4")
     found = profile(firmware, [request(sketch, capacity) for sketch in sketches])
+    largest = max(read_json(artifact.files(f"encoder_{px}")[0].parent / "model.json")["arena_bytes"] for px in canvases)
+    assert firmware.arena_bytes == largest, "encoders run one after the other"
     student = artifact.student()
     answers = [student(sketch) for sketch in sketches]
     looks = np.array([canvases.index(answer.canvas_px) for answer in answers])

@@ -1,10 +1,5 @@
 /* ---- $name: $operators operators, $macs multiply-accumulates, $constant_bytes bytes of constants ---- */
 
-static union {
-  int64_t alignment;
-  int8_t bytes[$arena_size];
-} ${name}_arena;
-
 $constants
 void ${name}_run(void) {
 $pointers

@@ -15,4 +15,5 @@
 #endif
 
 $kernels
+$arenas
 $models

@@ -68,15 +68,16 @@ def write_program(
     headers: tuple[str, ...],
     inputs: list[dict[str, Any]],
     outputs: list[dict[str, Any]],
+    **about: Any,
 ) -> None:
-    """model.c from a template beside this file, the headers that it includes, and model.json."""
+    """model.c from a template beside this file, the headers that it includes, and model.json with what is known."""
     out.mkdir(parents=True, exist_ok=True)
     text = Template((SOURCES / template).read_text(encoding="utf-8")).substitute(values)
     with atomic_file(out / "model.c") as temporary:
         temporary.write_text(text, encoding="utf-8")
     for header in headers:
         shutil.copyfile(SOURCES / header, out / header)
-    write_json(out / "model.json", {"name": NAME, "inputs": inputs, "outputs": outputs})
+    write_json(out / "model.json", {"name": NAME, "inputs": inputs, "outputs": outputs, **about})
 
 
 def port(name: str, dtype: str, *shape: int) -> dict[str, Any]:

@@ -103,8 +103,11 @@ def write_student(out: Path, artifact: Artifact, index: Index, capacity: Capacit
     if network is not None and chooser is not None:
         values["choosing"] = _choosing(selector, artifact.graphs[network], read_json(chooser / "model.json"))
     headers = ("index.h", "raster.h", *(() if chooser is None else ("simplify.h", "selector.h")))
-    write_program(out, "student_model.c", values, headers, sketch_ports(capacity), _answers(k))
-    _write_networks(out, folders if chooser is None else [*folders, chooser])
+    networks = folders if chooser is None else [*folders, chooser]
+    arena_bytes = max(read_json(folder / "model.json")["arena_bytes"] for folder in networks)
+    ports = sketch_ports(capacity), _answers(k)
+    write_program(out, "student_model.c", values, headers, *ports, arena_bytes=arena_bytes)
+    _write_networks(out, networks)
     return out
 
 
@@ -157,14 +160,18 @@ def _look(canvas_px: int, folder: Path, index: Index) -> str:
 
 
 def _write_networks(out: Path, folders: Sequence[Path]) -> None:
-    """networks.c: the artifact's networks in one file, so that each kernel is there once; and their header."""
+    """networks.c, the artifact's networks in one file: each kernel is there once and one arena serves all, because they
+    run one after the other; and their header."""
     from targets.c.generate import generate, header, translation_unit
     from targets.tflite.schema import read_model
 
     models = [
         generate(read_model(folder / "model.tflite"), read_json(folder / "model.json")["name"]) for folder in folders
     ]
-    for name, text in (("networks.c", translation_unit(models)), ("model.h", "\n".join(map(header, models)))):
+    for name, text in (
+        ("networks.c", translation_unit(models, one_arena=True)),
+        ("model.h", "\n".join(map(header, models))),
+    ):
         with atomic_file(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
