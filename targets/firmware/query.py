@@ -36,11 +36,13 @@ AGREEMENT = 0.9
 @dataclass(frozen=True)
 class QueryProgram:
     """`folder`: model.c and model.json, for targets.firmware.build. `requests`: the bytes of each query.
-    `agrees(i, reply)`: whether the program's answer to query i is the student's."""
+    `agrees(i, reply)`: whether the program's answer to request i is the student's. `warm_up`: so many requests at the
+    beginning only bring a program with a memory into its usual state; they are not queries."""
 
     folder: Path
     requests: list[bytes]
     agrees: Callable[[int, bytes], bool]
+    warm_up: int = 0
 
 
 class Writer(Protocol):
@@ -92,6 +94,7 @@ def whole_query(program: QueryProgram, firmware: Firmware, arena_bytes: int, tim
         "ram": firmware.ram_bytes,
         "stack": found.stack_bytes,
     }
-    agreed = sum(program.agrees(index, reply) for index, reply in enumerate(found.outputs))
-    instructions = fmean(found.instructions) if found.instructions else None
-    return WholeQuery(instructions, memory, len(program.requests), agreed, found.note)
+    queries = range(program.warm_up, len(program.requests))
+    agreed = sum(program.agrees(index, found.outputs[index]) for index in queries)
+    instructions = fmean(found.instructions[program.warm_up :]) if found.instructions else None
+    return WholeQuery(instructions, memory, len(queries), agreed, found.note)

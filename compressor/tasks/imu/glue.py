@@ -30,14 +30,21 @@ COLOURS = ((200, 40, 40), (30, 130, 60), (40, 70, 200))  # x, y, z
 class Glue:
     """See the module's docstring for graph, settings and asset."""
 
-    def __init__(self, graphs: Mapping[str, GraphCall], settings: Mapping[str, Any], assets: Path | None) -> None:
+    def __init__(
+        self,
+        graphs: Mapping[str, GraphCall],
+        settings: Mapping[str, Any],
+        assets: Path | None,
+        head: Head | None = None,
+    ) -> None:
+        """`head`: in place of the asset, where there is none yet."""
         if "encoder" not in graphs:
             raise RequestError(f"an imu student has the graph encoder, here there are {', '.join(graphs) or 'none'}")
-        if assets is None or not (Path(assets) / HEAD).is_file():
+        if head is None and (assets is None or not (Path(assets) / HEAD).is_file()):
             raise RequestError(f"this student has no class head (assets/{HEAD})")
         self.settings = StreamSettings.from_json(settings)
         self._encoder = graphs["encoder"]
-        self._parts = (self.settings, Head.load(Path(assets) / HEAD), self._encode)
+        self._parts = (self.settings, head or Head.load(Path(str(assets)) / HEAD), self._encode)
         self._decider = Decider(*self._parts)
 
     def __call__(self, query: np.ndarray) -> Decision:
@@ -50,7 +57,11 @@ class Glue:
 
     def decide(self, signal: np.ndarray) -> list[Decision]:
         """All decisions on a recorded signal (6, t) in m/s2 and rad/s."""
-        return self._decider.decide(self.settings.counts(signal))
+        return self.decide_counts(self.settings.counts(signal))
+
+    def decide_counts(self, counts: np.ndarray) -> list[Decision]:
+        """All decisions on a signal (t, 6) int16 of the sensor's counts."""
+        return self._decider.decide(counts)
 
     def evaluate(self, arrays: Arrays, limit: int | None = None) -> Evaluation:
         """Whether each window's class is right (1 or 0), each window by itself; extras: the recall of every class.
