@@ -46,6 +46,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--bundle", type=Path, nargs="+", help="default: every runs/*/bundle")
     parser.add_argument("--devices", nargs="+", default=emulated, choices=emulated)
+    parser.add_argument("--runtimes", nargs="+", help="default: those of each device that can be emulated")
     parser.add_argument("--limit", type=int, help="items of the test part; default: all, as far as the time allows")
     parser.add_argument("--out", type=Path, default=RESULTS / "harness.json")
     return parser.parse_args()
@@ -59,12 +60,14 @@ def bundles(asked: list[Path] | None) -> list[Path]:
     return found
 
 
-def cells(devices: list[str]) -> Iterator[tuple[Device, str, str]]:
+def cells(devices: list[str], runtimes: list[str] | None) -> Iterator[tuple[Device, str, str]]:
     """(device, runtime, precision) of what can be emulated."""
     for name in devices:
         device = load_device(name)
         assert device.emulator is not None
         for runtime, offered in device.runtimes.items():
+            if runtimes is not None and runtime not in runtimes:
+                continue
             if not_runnable(get_target(runtime)) is None:
                 yield from ((device, runtime, precision) for precision in PRECISIONS if precision in offered.precisions)
 
@@ -132,7 +135,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for path in bundles(arguments.bundle):
         bundle, name = Bundle.open(path), path.parent.name if path.name == "bundle" else path.name
-        for device, runtime, precision in cells(arguments.devices):
+        for device, runtime, precision in cells(arguments.devices, arguments.runtimes):
             found = measure(bundle, name, device, runtime, precision, arguments.limit)
             rows += found
             print(f"{name} {device.name} {runtime} {precision}: {found[-1]['status']} {found[-1].get('seconds')} s")

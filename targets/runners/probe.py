@@ -72,7 +72,8 @@ class Probe(Emulator):
         return reply
 
     def _goes_on(self) -> bool:
-        return bool(select.select([self._process.stdout], [], [], FAULT_S)[0])
+        assert self._process.stdout is not None
+        return bool(select.select([self._process.stdout.fileno()], [], [], FAULT_S)[0])
 
     def _text(self) -> str:
         assert self._process.stdout is not None
