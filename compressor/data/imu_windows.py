@@ -87,8 +87,8 @@ class Pairs:
     """Windows, each with the video of the same moments.
 
     windows      people are clips here
-    video        (n, frames, height, width) uint8, 0 is background, frames evenly spread over the window from its first
-                 sample to its last; memory-mapped
+    video        (n, frames, height, width) uint8, 0 is background, or with a further axis of 3 where it is in colour;
+                 frames evenly spread over the window from its first sample to its last; memory-mapped
     clip         (n,) str: the motion clip that the window is from; splits keep a clip's windows together
     site         (n,) str: where on the body the sensor is
     """
