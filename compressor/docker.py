@@ -54,12 +54,13 @@ def run(name: str, engine: str = "auto") -> dict[str, Any]:
     image = images.image_of(name)
     if image == GPU and not device_count():
         raise MissingError("image gpu: not run: no NVIDIA GPU on this machine")
-    chosen, limits = find_engine(engine), Limits()
-    config = chosen.config(images.tag(image)) or {}
-    with open_image(chosen, image, limits) as container:
+    chosen = find_engine(engine)
+    config = images.config_of(chosen, image)
+    with open_image(chosen, image, Limits()) as container:
         command = container.command([*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())])
         report = _report(command, image)
-    return {"image": images.tag(image), "engine": chosen.name, "notes": _notes(report, chosen.name), **report}
+    notes = [*filter(None, [images.outdated(image, config)]), *unenforced(Limits(), report["conditions"], chosen.name)]
+    return {"image": images.tag(image), "engine": chosen.name, "notes": notes, **report}
 
 
 def _report(command: list[str], image: str) -> dict[str, Any]:
@@ -74,7 +75,3 @@ def _report(command: list[str], image: str) -> dict[str, Any]:
         print(done.stderr, file=sys.stderr)
         said = last_line(done.stderr or done.stdout)
         raise RequestError(f"image {image}: its smoke test ended with exit code {done.returncode}: {said}") from None
-
-
-def _notes(report: dict[str, Any], engine: str) -> list[str]:
-    return unenforced(Limits(), report["conditions"], engine)

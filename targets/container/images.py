@@ -6,11 +6,16 @@ import functools
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from profiles.device import Device, list_devices, load_device
-from profiles.errors import RequestError
+from profiles.errors import MissingError, RequestError
 from profiles.storage import sha256_file
+
+if TYPE_CHECKING:
+    from targets.container.engine import Engine
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docker"
@@ -59,6 +64,21 @@ def platform(image: str) -> str:
 def is_emulated(image: str) -> bool:
     """Whether its programs are of another instruction set than this machine's."""
     return platform(image) != platform("cpu")
+
+
+def config_of(engine: Engine, image: str) -> dict[str, Any]:
+    """What an image says of itself (Entrypoint, Cmd, Labels). Raises MissingError if it was not built."""
+    config = engine.config(tag(image))
+    if config is None:
+        raise MissingError(f"there is no image {image} for {engine.name}: compressor docker build {image}")
+    return config
+
+
+def outdated(image: str, config: Mapping[str, Any]) -> str | None:
+    """Why an image is not of these sources, in one line; None if it is."""
+    if (config.get("Labels") or {}).get(LABEL) == sources_hash():
+        return None
+    return f"the image {image} was built from other sources than these: compressor docker build {image}"
 
 
 @functools.cache

@@ -70,6 +70,8 @@ class DockerRunner(LocalRunner):
         self, artifact: Artifact, device: Device, label: str, settings: dict[str, Any]
     ) -> tuple[sandbox.Result, dict[str, int]]:
         engine, image = find_engine(self._engine), images.image_of_device(device)
+        if problem := images.outdated(image, images.config_of(engine, image)):
+            raise MissingError(problem)
         limits = limits_of(device, artifact.runtime)
         if images.is_emulated(image):
             settings = {**settings, "latency": False}
@@ -124,16 +126,7 @@ def _place(container: Container, engine: Engine, image: str, timeout_s: float) -
 
 @contextmanager
 def open_image(engine: Engine, image: str, limits: Limits) -> Iterator[Container]:
-    """A container of one of our images.
-
-    Raises MissingError if the image was not built, was built from other sources, or this machine cannot run it.
-    """
-    config = engine.config(images.tag(image))
-    command = f"compressor docker build {image}"
-    if config is None:
-        raise MissingError(f"there is no image {image} for {engine.name}: {command}")
-    if (config.get("Labels") or {}).get(images.LABEL) != images.sources_hash():
-        raise MissingError(f"the image {image} was built from other sources than these: {command}")
+    """A container of one of our images. Raises MissingError if this machine cannot run it."""
     environment: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="compressor-") as folder:
         cpuinfo = None
