@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from compressor.records import Subject, _metric_drop, _task_metric
+from compressor.records import Subject, _metric_drop, _task_metric, against_float
 from profiles.device import load_device
 from profiles.results import RanOn
 from targets.bundle import Bundle
@@ -31,3 +31,7 @@ def test_a_cut_evaluation_is_compared_on_its_own_items() -> None:
     drop, problem = _metric_drop(subject, load_device("host"), found)
     np.testing.assert_allclose(drop, 0.1)
     assert problem is None, "one item of ten is within noise"
+    paired = against_float(subject, found, "validation")
+    assert paired is not None and paired[1] == 10
+    np.testing.assert_allclose(paired[0].difference, -0.1)
+    assert paired[0].ci95[0] < -0.1 < paired[0].ci95[1] <= 0
