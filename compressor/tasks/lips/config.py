@@ -18,6 +18,7 @@ class DataConfig(Section):
     text: Literal["characters", "pinyin"] = Field(
         default="characters", description="what a Mandarin reader writes: Chinese characters, or pinyin's letters"
     )
+    crop_px: tuple[int, int] = Field(default=(32, 48), description="height and width of mouths cut from videos")
     train_share: float = Field(default=1.0, gt=0, le=1, description="of the training part's clips")
 
 

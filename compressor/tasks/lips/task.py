@@ -40,7 +40,7 @@ CHUNK = 64  # clips of similar length that are encoded at once
 PACKAGES = ("torch", "numpy", "lightning-fabric")
 
 
-def load_clips(source: str, language: str) -> tuple[Clips, dict[str, Any]]:
+def load_clips(source: str, language: str, crop_px: tuple[int, int]) -> tuple[Clips, dict[str, Any]]:
     """The clips of a data source, of a directory of clips, or of a folder of videos, and what lineage says of them."""
     path = Path(source)
     if (path / "clips.json").is_file():
@@ -48,8 +48,11 @@ def load_clips(source: str, language: str) -> tuple[Clips, dict[str, Any]]:
     if path.is_dir():
         from compressor.data.lips_video import prepare_videos
 
-        directory, about = prepare_videos(path)
-        return Clips(directory), about
+        directory, about = prepare_videos(path, *crop_px)
+        clips = Clips(directory)
+        if clips.language != language:
+            raise RequestError(f"{path} is in language {clips.language}: set data.language={clips.language}")
+        return clips, about
     directory = fetch(source)
     if not (directory / language / "clips.json").is_file():
         raise RequestError(f"data.source {source!r} has no clips in language {language!r}")
@@ -70,7 +73,7 @@ class Task(BaseTask):
     def setup(self, context: Context) -> None:
         config = self.config
         self.context = context
-        self.clips, self.about = load_clips(config.data.source, config.data.language)
+        self.clips, self.about = load_clips(config.data.source, config.data.language, config.data.crop_px)
         clips = self.clips
         everything = clips.part("train")
         # Clips are in random order, so the first ones are a random share, and the same in every run.

@@ -1,0 +1,369 @@
+"""Does a speech recogniser help a lip reader? Each term of LIBS alone and together, early and late, in two languages.
+
+    python benchmarks/lips.py                      # some five hours on two cores; goes on where it was stopped
+    python benchmarks/lips.py --only full quarter  # some parts; two of these may run side by side
+    python benchmarks/lips.py --quick              # a few steps of everything: does it run?
+
+Voices are synthetic and mouths are simulated (`compressor data fetch lips`). One recogniser per language, trained once.
+Readers of one comparison share initialisation, clips, order and learning rate. Intervals are percentile bootstraps that
+draw seeds and test clips; differences are paired in both. Test sentences and faces are in no other part.
+
+Parts: `teachers`; `full` (none, all three terms, and all in 60 % of the steps); `quarter` (a quarter of the clips);
+`terms` (each alone); `mandarin`; `constant` (all three with constant weights); `reference` (a BiGRU reader, which
+neither streams nor deploys); `device` (int8, streaming, speed). Of `none` and `all` the validation curves are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.sketch_runs import spent, teacher_weights, train
+from benchmarks.writing import RESULTS, write_rows
+
+LOSS = "stages.distill.loss"
+TERMS = ("sequence", "context", "frame")
+PARTS = ("teachers", "full", "quarter", "terms", "mandarin", "constant", "reference", "device")
+EARLY = 0.6  # of the steps: where the three terms should be as good as nothing is at the end
+
+
+def without(*terms: str) -> list[str]:
+    return [f"{LOSS}.{term}=0" for term in terms]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A reader: overrides of the recipe, the language, the share of the steps."""
+
+    overrides: tuple[str, ...] = ()
+    language: str = "en"
+    steps: float = 1.0
+
+
+NONE = tuple(without(*TERMS))
+QUARTER = ("data.train_share=0.25",)
+ALONE = {name: tuple(without(*(other for other in TERMS if other != name))) for name in TERMS}
+BIGRU = ("student.encoder={kind: bigru, dim: 128, hidden: 96, layers: 2}",)
+VARIANTS = {
+    "none": Variant(NONE),
+    "all": Variant(),
+    "all, 60 % of the steps": Variant(steps=EARLY),
+    "none, quarter": Variant((*NONE, *QUARTER)),
+    "all, quarter": Variant(QUARTER),
+    **{name: Variant(overrides) for name, overrides in ALONE.items()},
+    "none, Mandarin": Variant(NONE, "cmn"),
+    "all, Mandarin": Variant((), "cmn"),
+    "all, constant weights": Variant((f"{LOSS}.schedule=constant",)),
+    "all, BiGRU": Variant(BIGRU),
+}
+PART_VARIANTS = {
+    "full": ["none", "all", "all, 60 % of the steps"],
+    "quarter": ["none, quarter", "all, quarter"],
+    "terms": list(TERMS),
+    "mandarin": ["none, Mandarin", "all, Mandarin"],
+    "constant": ["all, constant weights"],
+    "reference": ["all, BiGRU"],
+}
+COMPARISONS = [
+    ("all", "none"),
+    ("all, 60 % of the steps", "none"),
+    ("all, quarter", "none, quarter"),
+    *((term, "none") for term in TERMS),
+    ("all, Mandarin", "none, Mandarin"),
+    ("all, constant weights", "all"),
+    ("all", "all, BiGRU"),
+]
+
+
+@dataclass
+class Scores:
+    """Per test clip, (seeds, clips): errors, 1 or 0 for the sentence, 1, 0 or nan for the hard word; and the characters
+    of each clip, (clips,)."""
+
+    errors: np.ndarray
+    sentence: np.ndarray
+    slot: np.ndarray
+    characters: np.ndarray
+
+    def value(self, metric: str, seeds: np.ndarray, clips: np.ndarray) -> np.ndarray:
+        """A metric of the drawn seeds and clips, each (draws, n) -> (draws,)."""
+        pick = (seeds[:, :, None], clips[:, None, :])
+        if metric == "CER":
+            return self.errors[pick].sum((1, 2)) / (self.characters[clips].sum(1) * seeds.shape[1])
+        return np.nanmean((self.sentence if metric == "sentence accuracy" else self.slot)[pick], axis=(1, 2))
+
+    def plain(self, metric: str) -> float:
+        seeds, clips = self.errors.shape
+        return float(self.value(metric, np.arange(seeds)[None], np.arange(clips)[None])[0])
+
+
+METRICS = ("CER", "sentence accuracy", "hard word accuracy")
+
+
+def draws(scores: Scores, count: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+    """Seeds and clips of every resample, the same for every variant of as many seeds and clips."""
+    rng = np.random.default_rng(0)
+    seeds, clips = scores.errors.shape
+    return rng.integers(0, seeds, (count, seeds)), rng.integers(0, clips, (count, clips))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--recipe", default="lips")
+    parser.add_argument("--out", type=Path, default=RESULTS / "lips.json")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/lips")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=2400, help="of every reader")
+    parser.add_argument("--teacher-steps", type=int, default=1000)
+    parser.add_argument("--quick", action="store_true", help="a few steps, one seed, into runs/lips-quick")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of the recipe")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.steps, arguments.teacher_steps, arguments.seeds = 20, 20, arguments.seeds[:1]
+        arguments.work = arguments.work.with_name("lips-quick")
+        arguments.out = arguments.work / "lips.json"
+    return arguments
+
+
+# --- training ---
+
+
+def teacher(arguments: argparse.Namespace, language: str) -> Path:
+    """The recogniser's weights as one file. Its run trains no reader and exports one that has learned nothing."""
+    overrides = [*arguments.set, f"data.language={language}", f"stages.teacher.steps={arguments.teacher_steps}"]
+    run_dir = train(arguments.recipe, arguments.work, f"teacher {language}", [*overrides, "stages.distill.steps=0"])
+    return teacher_weights(run_dir)
+
+
+def reader(arguments: argparse.Namespace, name: str, seed: int) -> Path:
+    """A trained reader's run directory."""
+    variant = VARIANTS[name]
+    overrides = [
+        *arguments.set,
+        f"data.language={variant.language}",
+        f"teacher.weights={teacher(arguments, variant.language)}",
+        "stages.teacher.steps=0",
+        f"stages.distill.steps={round(variant.steps * arguments.steps)}",
+        f"seed={seed}",
+        *variant.overrides,
+    ]
+    label = name.replace(",", "").replace(" %", "")
+    return train(arguments.recipe, arguments.work, f"{label} seed {seed}", overrides)
+
+
+def read_test(run_dir: Path) -> dict[str, Any]:
+    """What a run's student reads on the test part, beside the truth and what the teacher heard; kept in the run."""
+    import targets
+    from profiles.storage import read_json, write_json
+    from targets.bundle import Bundle
+
+    path = run_dir / "test.json"
+    if not path.exists():
+        bundle = run_dir / "bundle"
+        arrays = Bundle.open(bundle).split("test")
+        glue: Any = targets.load(bundle).glue
+        texts = {key: [str(text) for text in arrays[name]] for key, name in (("truth", "texts"), ("heard", "heard"))}
+        write_json(path, {"read": glue.texts(arrays), "slots": arrays["slots"].tolist(), **texts})
+    return read_json(path)
+
+
+def scores_of(found: Sequence[dict[str, Any]], key: str = "read") -> Scores:
+    """Of one variant's runs, a row per seed."""
+    from compressor.tasks.lips.vocabulary import edit_distance, slot_is_right
+
+    truth, slots = found[0]["truth"], found[0]["slots"]
+
+    def right(read: str, said: str, slot: list[int]) -> float:
+        return float(slot_is_right(read, said, (slot[0], slot[1]))) if slot[0] >= 0 else np.nan
+
+    return Scores(
+        np.array([[edit_distance(a, b) for a, b in zip(run[key], truth, strict=True)] for run in found], float),
+        np.array([[a == b for a, b in zip(run[key], truth, strict=True)] for run in found], float),
+        np.array([[right(*three) for three in zip(run[key], truth, slots, strict=True)] for run in found], float),
+        np.array([len(text) for text in truth], float),
+    )
+
+
+# --- rows ---
+
+
+def rows_of(name: str, scores: Scores, **more: Any) -> list[dict[str, Any]]:
+    """One row per metric."""
+    rows = []
+    for metric in METRICS:
+        low, high = np.percentile(scores.value(metric, *draws(scores)), [2.5, 97.5])
+        seeds, clips = scores.errors.shape
+        every = np.arange(clips)[None]
+        by_seed = [float(scores.value(metric, np.array([[seed]]), every)[0]) for seed in range(seeds)]
+        common = {"task": "lips", "variant": name, "metric": metric, "value": scores.plain(metric)}
+        rows.append({**common, "ci95": [float(low), float(high)], "n": clips, "by_seed": by_seed, **more})
+    return rows
+
+
+def difference_rows(names: tuple[str, str], a: Scores, b: Scores) -> list[dict[str, Any]]:
+    """a - b of every metric, and the change of the CER relative to b."""
+    rows = []
+    for metric in METRICS:
+        first, second = a.value(metric, *draws(a)), b.value(metric, *draws(b))
+        kinds = {metric: (first - second, a.plain(metric) - b.plain(metric))}
+        if metric == "CER":
+            floor = 1 / b.characters.sum()  # a draw without an error has no ratio
+            kinds["relative CER"] = (first / np.maximum(second, floor) - 1, a.plain(metric) / b.plain(metric) - 1)
+        for kind, (values, value) in kinds.items():
+            low, high = np.percentile(values, [2.5, 97.5])
+            common = {"task": "lips", "variant": f"{names[0]} minus {names[1]}", "metric": kind, "value": float(value)}
+            rows.append({**common, "ci95": [float(low), float(high)], "n": a.errors.shape[1]})
+    return rows
+
+
+def curve(run_dir: Path) -> list[list[float]]:
+    """[step, CER] on the validation part while the reader learned."""
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [[line["step"], line["cer"]] for line in lines if line["stage"] == "distill" and "cer" in line]
+
+
+def costs_of(run_dir: Path) -> dict[str, Any]:
+    """MACs of a clip as the glue calls the graphs, parameters of all graphs, and the teacher's."""
+    from profiles.flops import count_onnx
+
+    manifest = json.loads((run_dir / "bundle" / "bundle.json").read_text())
+    costs = {name: count_onnx(run_dir / "bundle" / graph["onnx"]) for name, graph in manifest["graphs"].items()}
+    calls = manifest["uses"]["query"]
+    return {
+        "macs": sum(calls[name] * cost.macs for name, cost in costs.items()),
+        "parameters": sum(cost.parameters for cost in costs.values()),
+        "teacher_parameters": manifest["teacher"]["parameters"],
+    }
+
+
+def teacher_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    for language in ("en", "cmn"):
+        run_dir = teacher(arguments, language).parent
+        parameters = costs_of(run_dir)["teacher_parameters"]
+        rows += rows_of(f"teacher {language}", scores_of([read_test(run_dir)], "heard"), parameters=parameters)
+    return rows
+
+
+# --- the deployed reader ---
+
+
+def device_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """int8 against float on three runtimes; streaming against the whole clip; speed on one core."""
+    from benchmarks.int8 import bench_one
+
+    run_dir = reader(arguments, "all", arguments.seeds[0])
+    bundle = run_dir / "bundle"
+    rows = [{"task": "lips", "variant": f"int8, {row['runtime']}", **row} for row in bench_one(
+        bundle, "test", arguments.work / "int8")]  # fmt: skip
+    rows.append({"task": "lips", "variant": "streaming against the whole clip", **streaming_difference(run_dir)})
+    return rows + [speed_row(bundle, runtime) for runtime in ("onnx", "openvino", "tflite")]
+
+
+def streaming_difference(run_dir: Path, clips: int = 20) -> dict[str, Any]:
+    """The largest difference between the memory of the streamed graph and that of the module over whole clips."""
+    import torch
+
+    import targets
+    from compressor.checkpoint import Checkpoints
+    from compressor.recipe import load_recipe
+    from compressor.tasks.lips.glue import clips_of
+    from compressor.tasks.lips.task import Task
+    from targets.bundle import Bundle
+
+    task: Any = Task(load_recipe(str(run_dir / "recipe.yaml")))
+    task.setup(None)
+    state = Checkpoints(run_dir / "checkpoints" / "distill").load("final")["shared"]["modules"]["student"]
+    task.student.load_state_dict(state)
+    task.student.eval()
+    own = clips_of(Bundle.open(run_dir / "bundle").split("test"))[:clips]
+    glue: Any = targets.load(run_dir / "bundle").glue
+    worst = 0.0
+    for clip in own:
+        streamed = glue.encode([clip])[0][0, : len(clip)]
+        frames = torch.from_numpy(clip.astype(np.float32) / 255)[None]
+        with torch.no_grad():
+            whole = task.student.encode(frames, torch.ones(1, len(clip), dtype=torch.bool)).memory[0].numpy()
+        worst = max(worst, float(np.abs(streamed - whole).max()))
+    return {"metric": "largest difference", "value": worst, "n": clips}
+
+
+def speed_row(bundle: Path, runtime: str, clips: int = 30) -> dict[str, Any]:
+    """Seconds of video per second of work, the median over clips, and from the last picture to the text; one thread."""
+    import targets
+    from compressor.tasks.lips.glue import Stream, clips_of
+    from targets.bundle import Bundle
+
+    glue: Any = targets.load(bundle, runtime).glue
+    rate = float(glue.settings["frames_per_second"])
+    ratios, waits = [], []
+    for clip in clips_of(Bundle.open(bundle).split("validation"))[:clips]:
+        stream, began = Stream(glue), time.perf_counter()
+        for picture in clip:
+            last = time.perf_counter()
+            stream.push(picture[None])
+        memory = np.zeros((1, glue.max_frames, int(glue.settings["dim"])), np.float32)
+        memory[:, : len(clip)] = stream.memory()
+        mask = (np.arange(glue.max_frames)[None] < len(clip)).astype(np.float32)
+        glue.search(memory, mask)
+        end = time.perf_counter()
+        ratios.append(len(clip) / rate / (end - began))
+        waits.append(1000 * (end - last))
+    return {
+        "task": "lips",
+        "variant": f"speed, {runtime} fp32",
+        "metric": "times faster than real time",
+        "value": float(np.median(ratios)),
+        "last_picture_to_text_ms": float(np.median(waits)),
+        "n": clips,
+    }
+
+
+# --- all ---
+
+
+def collect(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Run what is asked for, a seed of every variant of a part before the next, and write the rows after every part."""
+    rows: list[dict[str, Any]] = []
+    scores: dict[str, Scores] = {}
+    for part in arguments.only:
+        if part == "teachers":
+            rows += teacher_rows(arguments)
+        elif part == "device":
+            rows += device_rows(arguments)
+        else:
+            runs = {name: [] for name in PART_VARIANTS[part]}  # type: ignore[var-annotated]
+            for seed in arguments.seeds:
+                for name in runs:
+                    runs[name].append(reader(arguments, name, seed))
+            for name, own in runs.items():
+                scores[name] = scores_of([read_test(run_dir) for run_dir in own])
+                facts = {**costs_of(own[0]), "validation_curves": [curve(run_dir) for run_dir in own]}
+                rows += rows_of(name, scores[name], **facts)
+        compared = [pair for pair in COMPARISONS if set(pair) <= set(scores)]
+        whole = rows + [row for pair in compared for row in difference_rows(pair, scores[pair[0]], scores[pair[1]])]
+        write_rows(arguments.out, whole, minutes=spent(arguments.work) / 60, seeds=arguments.seeds)
+    return whole
+
+
+def main() -> None:
+    for item in collect(parse_arguments()):
+        low, high = item.get("ci95") or (float("nan"), float("nan"))
+        value = item.get("value", item.get("drop", float("nan")))
+        print(f"{item['variant']:48s} {item.get('metric') or '':26s} {value:8.4f}  [{low:.4f}, {high:.4f}]")
+
+
+if __name__ == "__main__":
+    main()
