@@ -18,6 +18,8 @@ from targets.c.runtime import CSession
 from targets.firmware import build
 from targets.firmware.query import program_writer, whole_query
 from targets.graph import Graph, TensorSpec
+from targets.tflite.affine import quantize
+from tests.targets.c_oracle import check_bit_exact
 from tests.tools import need, need_module
 
 pytestmark = pytest.mark.usefixtures("_tools")
@@ -134,6 +136,20 @@ def test_a_stream_decides_alike_however_its_samples_arrive(artifact: Artifact, p
         assert [decision.end for decision in pushed] == [decision.end for decision in expected]
         stream.restart()
         session({"samples": np.zeros((1, SETTINGS.hop, 6), np.int16), "count": np.array([-1], np.int32)})
+
+
+def test_the_encoder_gives_tflite_micro_s_bytes_on_every_window(artifact: Artifact, tmp_path: Path) -> None:
+    need_module("tflite_micro")
+    folder = artifact.files("encoder")[0].parent
+    scale, zero_point = (read_json(folder / "model.json")["inputs"][0][key] for key in ("scale", "zero_point"))
+    windows = SETTINGS.windows(SETTINGS.counts(artifact.split("test")["signals"]))
+    quantised = iter(quantize(windows, scale, zero_point))
+    check_bit_exact(
+        [(folder / "model.tflite").read_bytes()],
+        tmp_path,
+        len(windows),
+        lambda model, rng: [next(quantised)[None]],
+    )
 
 
 @pytest.mark.parametrize("core", ["m4", "m33", "m55"])
