@@ -1,7 +1,8 @@
 """What runs on the device: opens an artifact's graphs and answers requests. Needs numpy and one runtime, no more.
 
     python3 -m targets.remote.agent                    serves requests from standard input
-    python3 -m targets.remote.agent count FILE TIMES   one graph, TIMES inferences, nothing else: to count instructions
+    python3 -m targets.remote.agent count FILE TIMES TIMES ...      one graph, so many inferences between marks, nothing
+                                                       else: for the plugin that counts instructions (icount.c)
 
 A message is a line of JSON and the bytes of its arrays: {"do": ..., "arrays": [[name, dtype, shape], ...]}. An answer
 is {"value": ..., "arrays": [...]} or {"error": text}. Requests:
@@ -17,13 +18,14 @@ The sessions are those of the target modules themselves; only what they import i
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,6 +38,7 @@ from targets.graph import Arrays, Graph
 
 AT_HWCAP, AT_HWCAP2 = 16, 26  # of getauxval(3)
 LINE_LIMIT = 1 << 24
+MARK = 0x434F554E  # as in icount.c
 
 
 def write_message(stream: BinaryIO, head: Mapping[str, Any], arrays: Arrays | None = None) -> None:
@@ -157,19 +160,30 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
         write_message(answers, head, arrays)
 
 
-def count(path: str, times: int) -> None:
-    """Open the graph that a file describes (a request `open` and its row), and run it."""
+def count(path: str, lengths: Sequence[int]) -> None:
+    """Open the graph that a file describes (a request `open` and its row), and run it: so many inferences for each of
+    `lengths`, with a mark before, between and after them."""
     with open(path, "rb") as file:
-        message = read_message(file)
-    assert message is not None
-    inference = open_session(message[0]).inference(message[1])
-    for _ in range(times):
-        inference()
+        request = read_message(file)
+    assert request is not None
+    inference = open_session(request[0]).inference(request[1])
+    inference()  # what the first one alone does
+    mark()
+    for times in lengths:
+        for _ in range(times):
+            inference()
+        mark()
+
+
+def mark() -> None:
+    """A system call that means nothing, but that the plugin knows by its argument: there is no such process group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.getpgid(MARK)
 
 
 def main() -> None:
     if sys.argv[1:2] == ["count"]:
-        count(sys.argv[2], int(sys.argv[3]))
+        count(sys.argv[2], [int(times) for times in sys.argv[3:]])
     else:
         # what a runtime prints must not come between the answers
         with os.fdopen(os.dup(1), "wb") as answers:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 QEMU = {"aarch64": "qemu-aarch64", "armv7l": "qemu-arm"}
 CORES = 2  # that the emulated /proc/cpuinfo lists
 COUNTED_ROWS = 8
-COUNTED_RUNS = (4, 12)  # two lengths of a run: what is between them are the inferences alone
+COUNTED_RUNS = (4, 12)  # two lengths of a run: their difference are the inferences alone
 COUNT_S = 600.0
 
 
@@ -165,7 +165,7 @@ class QemuUserRunner(RemoteRunner):
     def count_agent(
         self, device: Device, place: ShellPlace, request: dict[str, Any], row: Arrays
     ) -> tuple[float | None, str | None]:
-        """The slope between two runs that differ in the number of inferences: start and loading fall out.
+        """The slope between two run lengths, both in one process: start and loading fall out, and the marks too.
 
         One thread, no address randomisation, no random hashes: the counts repeat.
         """
@@ -176,17 +176,17 @@ class QemuUserRunner(RemoteRunner):
             place.push(path, "request")
 
         def counted() -> list[int]:
-            found = []
-            for runs in COUNTED_RUNS:
-                command = [*self._python(device, place, plugin_options=""), "-m", "targets.remote.agent"]
-                place.run([*command, "count", "request", str(runs)], doing="counting", timeout_s=COUNT_S)
-                found += _counts(place)
-            return found
+            command = [*self._python(device, place, plugin_options=""), "-m", "targets.remote.agent"]
+            lengths = [str(times) for times in COUNTED_RUNS]
+            place.run([*command, "count", "request", *lengths], doing="counting", timeout_s=COUNT_S)
+            return _counts(place)
 
         counts, note = _or_note(counted)
         if counts is None:
             return None, note
-        few, many = counts
+        if len(counts) != len(COUNTED_RUNS) + 2:
+            raise DeviceError(f"the plugin saw {len(counts) - 1} marks of {len(COUNTED_RUNS) + 1}")
+        few, many = (counts[i + 1] - counts[i] for i in range(2))
         return (many - few) / (COUNTED_RUNS[1] - COUNTED_RUNS[0]), None
 
     def _cpu(self, device: Device) -> tuple[str, Cpu]:
