@@ -28,6 +28,8 @@ def test_the_programs_queries_are_counted_and_its_answers_compared(tmp_path: Pat
     found = whole_query(program, firmware, arena_bytes=64, timeout_s=60.0)
     assert found.instructions == 1 + 2 * 1000 + 1 and (found.agreed, found.queries) == (2, 3)
     assert not found.agrees and replace(found, agreed=3).agrees
+    warm = whole_query(replace(program, warm_up=1), firmware, arena_bytes=64, timeout_s=60.0)
+    assert warm.agrees and (warm.agreed, warm.queries) == (2, 2)  # the first request is no query
     assert found.memory["arena"] == 64 and found.memory["ram"] >= 64 and 0 < found.memory["flash"] < 200
 
 
