@@ -57,7 +57,7 @@ def make_artifact(folder: Path, network: str) -> None:
     from targets.export import BundleWriter
 
     torch.manual_seed(0)
-    encoder = ImuEncoder(network, multi_scale=network == "tiny-imu")
+    encoder = ImuEncoder(network)
     for module in encoder.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.weight.data.uniform_(0.5, 1.5)
