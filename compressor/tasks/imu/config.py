@@ -12,15 +12,17 @@ GRAVITY = 9.80665
 
 
 class DataConfig(Section):
-    """`pairs`: "mocap", or a folder with one of the layouts that compressor/data reads. `labelled`: the set that is
-    recognised in the end; its people are dealt out whole."""
+    """`pairs`: "mocap", or a folder in the layout of Ego4D, EgoExo4D or UESTC-MMEA-CL, which has labels and split files
+    of its own. `labelled`: beside mocap, the set that is recognised in the end; its people are dealt out whole."""
 
     pairs: str = "mocap"
     simulation: dict[str, Any] = Field(default={}, description="of pairs: mocap, what differs from its defaults")
     held_out_clips: tuple[str, ...] = Field(
         default=(), description="clips that neither teacher nor student learn from; retrieval is validated on them"
     )
-    labelled: str = "hapt"
+    frames: int = Field(default=16, ge=3, description="of a window's video, where pairs is a folder")
+    side_px: int = Field(default=224, ge=16, description="of a frame, where pairs is a folder")
+    labelled: Literal["hapt"] = "hapt"
     validation_people: tuple[str, ...] = ("1", "15", "22", "28")
     test_people: tuple[str, ...] = ("2", "4", "9", "10", "12", "13", "18", "20", "24")
     spectral_match: bool = Field(
@@ -88,6 +90,7 @@ class DistillStageConfig(Section):
 
     steps: int = Field(..., ge=0)
     batch: int = Field(default=128, ge=2, description="pairs per process")
+    epochs: int | None = Field(default=None, ge=1, description="over the pairs, in place of steps")
     loss: Literal["queue", "info_nce", "l2"] = "queue"
     queue_length: int = Field(default=4096, ge=1)
     student_temperature: float = Field(default=0.05, gt=0, description="of the queue loss")
@@ -96,6 +99,11 @@ class DistillStageConfig(Section):
     centre: bool = Field(default=False, description="the teacher's embeddings without their mean, unit length again")
     simclr: float = Field(default=0.0, ge=0, description="weight of SimCLR on unlabelled windows beside it")
     hidden: int = Field(default=256, ge=1, description="of the projector")
+    dim: int | None = Field(
+        default=None,
+        ge=1,
+        description="to which the teacher's embeddings are reduced (principal directions); null: not",
+    )
     optimizer: OptimizerConfig = OptimizerConfig(lr=3e-3)
     augment: AugmentConfig = AugmentConfig(yaw=3.1416, channel_gain=0.2)
 
@@ -158,6 +166,8 @@ class ImuConfig(RecipeConfig):
     def _parts_fit(self) -> ImuConfig:
         if both := sorted(set(self.data.validation_people) & set(self.data.test_people)):
             raise ValueError(f"person {both[0]} is in data.validation_people and in data.test_people")
-        if self.data.simulation and self.data.pairs != "mocap":
-            raise ValueError("data.simulation is for data.pairs: mocap")
+        if self.data.pairs != "mocap" and (
+            self.data.simulation or self.data.held_out_clips or self.data.spectral_match
+        ):
+            raise ValueError("data.simulation, held_out_clips and spectral_match are for data.pairs: mocap")
         return self

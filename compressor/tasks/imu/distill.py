@@ -38,7 +38,7 @@ class DistillStage(Stage):
     def __init__(self, task: Task) -> None:
         self.task = task
         self.settings = task.config.stages.distill
-        self.steps = self.settings.steps
+        self.steps = self._steps(task.context.world_size)
         self.queue = EmbeddingQueue(self.settings.queue_length)
         seed_globally(task.config.seed, "projector")
         features = task.student.num_features
@@ -60,6 +60,12 @@ class DistillStage(Stage):
         if self.settings.centre:
             centred = self.targets - self.targets[self.task.train_pairs].mean(0)
             self.targets = centred / np.linalg.norm(centred, axis=1, keepdims=True).clip(1e-9)
+
+    def _steps(self, world_size: int) -> int:
+        settings = self.settings
+        if settings.epochs is None:
+            return settings.steps
+        return settings.epochs * max(1, len(self.task.train_pairs) // (settings.batch * world_size))
 
     def batch(self, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
         settings, task = self.settings, self.task

@@ -24,7 +24,13 @@ from compressor.stage import Task as BaseTask
 from compressor.tasks.imu.classify import ClassifyStage
 from compressor.tasks.imu.config import ImuConfig
 from compressor.tasks.imu.distill import DistillStage, SimclrStage
-from compressor.tasks.imu.teacher import TargetsStage, TeacherStage, build_teacher, teacher_outputs
+from compressor.tasks.imu.teacher import (
+    TargetsStage,
+    TeacherStage,
+    build_teacher,
+    teacher_outputs,
+    trains_teacher,
+)
 from profiles.errors import RequestError
 
 if TYPE_CHECKING:
@@ -49,8 +55,9 @@ class Task(BaseTask):
     def setup(self, context: Context) -> None:
         config = self.config
         self.context = context
-        self._load_labelled()
         self._load_pairs()
+        self._load_labelled()
+        self._scale_pairs()
         frames, px = self.pairs.video.shape[1:3]
         if frames < 3:
             raise RequestError(f"{config.data.pairs}: {frames} frames per clip; a teacher of motion needs at least 3")
@@ -64,32 +71,43 @@ class Task(BaseTask):
 
     # --- data ---
 
-    def _load_labelled(self) -> None:
-        from compressor.data import fetch
-        from compressor.data.hapt import load
+    def _load_pairs(self) -> None:
+        """The pairs, and which of them are learned from: not the held-out clips, or a layout's training part."""
+        path, self.pairs = load_pairs(self.config)
+        self.pairs_manifest = read_manifest(path)
+        self.pairs_hash: str = self.pairs_manifest["hash"]
+        self.parts: np.ndarray | None = None
+        if self.config.data.pairs == "mocap":
+            self.train_pairs, self.held_out_pairs = self.pairs.split(self.config.data.held_out_clips)
+        else:
+            from compressor.data.imu_layouts import load_parts
 
+            self.parts = load_parts(path)
+            self.train_pairs, self.held_out_pairs = (np.flatnonzero(self.parts == part) for part in ("train", "val"))
+
+    def _load_labelled(self) -> None:
+        """The labelled windows' three parts: by people, or as the layout of the pairs says."""
         data = self.config.data
-        if data.labelled != "hapt":
-            raise RequestError(f"data.labelled {data.labelled!r}: there is hapt")
-        path = fetch(data.labelled)
-        self.labelled_manifest = read_manifest(path)
-        self.labelled = load(path)
+        if self.parts is not None:
+            self.labelled, self.labelled_manifest = self.pairs.windows, self.pairs_manifest
+            parts = [self.labelled.select(np.flatnonzero(self.parts == part)) for part in ("train", "val", "test")]
+            self.train, self.validation, self.test = parts
+        else:
+            from compressor.data import fetch
+            from compressor.data.hapt import load
+
+            path = fetch(data.labelled)
+            self.labelled, self.labelled_manifest = load(path), read_manifest(path)
+            self.train = self.labelled.without_people([*data.validation_people, *data.test_people])
+            self.validation = self.labelled.of_people(data.validation_people)
+            self.test = self.labelled.of_people(data.test_people)
         self.classes = self.labelled.label_names
-        self.train = self.labelled.without_people([*data.validation_people, *data.test_people])
-        self.validation = self.labelled.of_people(data.validation_people)
-        self.test = self.labelled.of_people(data.test_people)
         self.train_signals, self.train_labels = self.scaled(self.train), labels_of(self.train)
         self.validation_signals, self.validation_labels = self.scaled(self.validation), labels_of(self.validation)
 
-    def _load_pairs(self) -> None:
-        data = self.config.data
-        path, self.pairs = load_pairs(self.config)
-        manifest = read_manifest(path)
-        self.pairs_hash: str = manifest["hash"]
-        self.pairs_packages = manifest["packages"]
-        self.train_pairs, self.held_out_pairs = self.pairs.split(data.held_out_clips)
+    def _scale_pairs(self) -> None:
         signals = self.scaled(self.pairs.windows)
-        self.pair_signals = self._matched(signals) if data.spectral_match else signals
+        self.pair_signals = self._matched(signals) if self.config.data.spectral_match else signals
 
     def _matched(self, signals: np.ndarray) -> np.ndarray:
         """The simulated sensor's impacts and noise are not a real one's: what a filter can, it takes out of that."""
@@ -131,7 +149,9 @@ class Task(BaseTask):
 
     @functools.cached_property
     def teacher_dim(self) -> int:
-        """What the teacher's embeddings are long."""
+        """How long the embeddings are that the student's are compared with."""
+        if self.config.stages.distill.dim is not None:
+            return self.config.stages.distill.dim
         network: Any = getattr(self.teacher, "network", None)
         return int(network.config.hidden_size) if network is not None else self.config.teacher.embedding_dim
 
@@ -139,12 +159,16 @@ class Task(BaseTask):
         """(pairs, dim) float32: what the teacher says about every clip."""
         if self._targets is None:
             self._targets = np.array(teacher_outputs(self, context))
+            if self.config.stages.distill.dim is not None:
+                self._targets = principal(self._targets, self.train_pairs, self.config.stages.distill.dim)
         return self._targets
 
     def stages(self) -> list[Stage]:
         stages: list[Stage] = []
         if self.config.stages.distill.steps:
-            stages += [TeacherStage(self), TargetsStage(self), DistillStage(self)]
+            if trains_teacher(self.config):
+                stages.append(TeacherStage(self))
+            stages += [TargetsStage(self), DistillStage(self)]
         if self.config.stages.simclr.steps:
             stages.append(SimclrStage(self))
         return [*stages, self.classify]
@@ -163,7 +187,8 @@ class Task(BaseTask):
         """What the data was: for the bundle's lineage."""
         data = self.config.data
         keys = ("name", "version", "licence", "url", "note")
-        packages = [*self.pairs_packages, *self.labelled_manifest["packages"]]
+        manifests = [self.pairs_manifest, self.labelled_manifest][: 2 if self.parts is None else 1]
+        packages = [package for manifest in manifests for package in manifest["packages"]]
         return {
             "data": {
                 "pairs": {"name": data.pairs, "sha256": self.pairs_hash, "simulation": data.pairs == "mocap"},
@@ -193,7 +218,7 @@ def load_pairs(config: ImuConfig) -> tuple[Any, Pairs]:
     if data.pairs != "mocap":
         from compressor.data import imu_layouts
 
-        return imu_layouts.load_pairs(data.pairs)
+        return imu_layouts.load_pairs(data.pairs, data.frames, data.side_px)
     try:
         settings = mocap.MocapSettings(**data.simulation)
     except ValidationError as error:
@@ -201,6 +226,17 @@ def load_pairs(config: ImuConfig) -> tuple[Any, Pairs]:
         raise RequestError(f"data.simulation.{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     path = mocap.fetch_pairs(settings) if data.simulation else fetch("mocap")
     return path, mocap.load_pairs(path)
+
+
+def principal(embeddings: np.ndarray, fitted: np.ndarray, dim: int) -> np.ndarray:
+    """(n, teacher's dim) -> (n, dim) float32, unit rows, along the directions in which rows `fitted` are longest. Not
+    centred: products of rows, which is what the loss sees, change as little as `dim` directions allow."""
+    if dim > embeddings.shape[1]:
+        raise RequestError(f"stages.distill.dim {dim}: the teacher's embeddings have {embeddings.shape[1]}")
+    rows = embeddings[fitted].astype(np.float64)
+    _, vectors = np.linalg.eigh(rows.T @ rows)
+    reduced = embeddings @ vectors[:, : -dim - 1 : -1]
+    return (reduced / np.linalg.norm(reduced, axis=1, keepdims=True).clip(1e-9)).astype(np.float32)
 
 
 def load_weights(module: nn.Module, path: str, key: str, prefix: str = "") -> None:

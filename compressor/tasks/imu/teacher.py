@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.cache import weights_hash
+from compressor.context import seed_globally
 from compressor.losses.contrastive import info_nce
 from compressor.models.clip_net import ClipNet
 from compressor.models.encoder import unit
 from compressor.stage import OptimizerSpec, Stage
-from compressor.tasks.imu.config import OptimizerConfig, TeacherConfig
+from compressor.tasks.imu.config import ImuConfig, OptimizerConfig, TeacherConfig
 from profiles.errors import RequestError, require
 
 if TYPE_CHECKING:
@@ -106,6 +107,12 @@ def to_clips(video: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(video)).float() / 255
 
 
+def trains_teacher(config: ImuConfig) -> bool:
+    """Not one of transformers', nor the random control, nor one that comes trained."""
+    teacher = config.teacher
+    return bool(config.stages.teacher.steps) and teacher.network == "clip-net" and not teacher.frozen_random
+
+
 class TeacherStage(Stage):
     """Clip identity and time contrast: see TeacherStageConfig."""
 
@@ -114,18 +121,17 @@ class TeacherStage(Stage):
     def __init__(self, task: Task) -> None:
         self.task = task
         self.settings = task.config.stages.teacher
-        trains = isinstance(task.teacher, ClipNet) and not task.config.teacher.frozen_random
-        self.steps = self.settings.steps if trains else 0
+        self.steps = self.settings.steps
         names, self.identity = np.unique(task.pairs.clip, return_inverse=True)
-        self.classifier = nn.Linear(task.config.teacher.embedding_dim, len(names)) if trains else None
+        seed_globally(task.config.seed, "clip-classifier")
+        self.classifier = nn.Linear(task.config.teacher.embedding_dim, len(names))
 
     def modules(self) -> dict[str, nn.Module]:
-        modules: dict[str, nn.Module] = {"teacher": self.task.teacher}
-        return modules if self.classifier is None else {**modules, "classifier": self.classifier}
+        return {"teacher": self.task.teacher, "classifier": self.classifier}
 
     def optimizers(self) -> list[OptimizerSpec]:
-        parameters = [p for module in self.modules().values() for p in module.parameters() if p.requires_grad]
-        return [adamw(parameters, self.settings.optimizer, self.steps)] if self.steps else []
+        parameters = [parameter for module in self.modules().values() for parameter in module.parameters()]
+        return [adamw(parameters, self.settings.optimizer, self.steps)]
 
     def start(self, context: Context) -> None:
         self.rank, self.world_size, self._gather = context.rank, context.world_size, context.gather
