@@ -6,7 +6,8 @@
 
 The video and the sensor that the student is pre-trained on are simulated; the people it is judged on (HAPT, and
 BasicMotions with no people's ids) are real. Every pre-training seed has a teacher of its own. Label draws are the same
-for all variants and seeds. The probe's penalty and, at 1 %, fine-tuning's learning rate are chosen, per variant, by the validation people's accuracy over seeds and draws; the test people are read with that choice alone.
+for all variants and seeds. The probe's penalty and, at 1 %, fine-tuning's learning rate are chosen, per
+variant, by the validation people's accuracy over seeds and draws; the test people are read with that choice alone.
 Intervals resample test people and seeds together (2,000 times), differences pair them.
 """
 
