@@ -7,6 +7,7 @@ processors from `taskset`; nothing enforces memory, which `targets.container.con
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -20,11 +21,14 @@ from profiles.errors import MissingError
 from profiles.host import usable_cores
 from targets.container.conditions import Limits
 from targets.container.engine import ask, build_command, must
+from targets.remote.channel import Channel, DeviceError
 
 ISOLATION = ("--isolation", "chroot")
 PREFIX = "edge-compressor"
 UNSHARE = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 WITH_CPUINFO = 'mount --bind "$0" /proc/cpuinfo && exec "$@"'
+MARK = "EDGE_COMPRESSOR_CONTAINER"
+START_S, END_S = 120.0, 10.0
 _numbers = itertools.count()
 
 
@@ -32,7 +36,7 @@ class BuildahEngine:
     name = "buildah"
 
     def __init__(self) -> None:
-        if missing := [name for name in ("unshare", "taskset") if shutil.which(name) is None]:
+        if missing := [name for name in ("unshare", "nsenter", "taskset") if shutil.which(name) is None]:
             raise MissingError(f"buildah needs {missing[0]} here: apt-get install util-linux")
         if os.geteuid() != 0:
             raise MissingError(
@@ -77,28 +81,62 @@ class BuildahEngine:
 
 
 class BuildahContainer:
-    """A working container. Its programs end with the command that runs them."""
+    """A working container with one program in it, whose namespaces all others join: buildah itself fails where a second
+    `buildah run` of a container ends. They end with the first, and that when its standard input closes."""
 
     def __init__(self, image: str, limits: Limits, environment: Mapping[str, str], cpuinfo: Path | None = None) -> None:
         self.name = f"{PREFIX}-{os.getpid()}-{next(_numbers)}"
-        cores = usable_cores()[: limits.processors]
         self._image = image
-        self._before = ["taskset", "--cpu-list", ",".join(map(str, cores)), *UNSHARE]
+        self._cores = ("taskset", "--cpu-list", ",".join(map(str, usable_cores()[: limits.processors])))
+        command = [*self._cores, *UNSHARE]
         if cpuinfo:
-            self._before += ["sh", "-c", WITH_CPUINFO, str(cpuinfo)]
-        self._before += ["buildah", "run", *ISOLATION]
-        self._before += [f"--env={key}={value}" for key, value in environment.items()]
+            command += ["sh", "-c", WITH_CPUINFO, str(cpuinfo)]
+        command += ["buildah", "run", *ISOLATION, f"--env={MARK}={self.name}"]
+        command += [f"--env={key}={value}" for key, value in environment.items()]
+        self._command = [*command, self.name, "--", "sh", "-c", "echo ready; exec cat"]
+        self._first: Channel | None = None
+        self._join: list[str] = []
 
     def __enter__(self) -> Self:
         _sweep()
         must(["buildah", "from", "--pull-never", "--name", self.name, self._image], f"a container of {self._image}")
+        self._first = Channel(self._command, doing=f"starting {self.name}", timeout_s=START_S, new_session=True)
+        try:
+            self._first.receive_line(4096)
+            self._join = [*self._cores, *_join(self.name)]
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._first is not None:
+            with contextlib.suppress(DeviceError):  # it is killed then
+                self._first.finish(END_S)
+            self._first.kill()
         ask(["buildah", "rm", self.name])
 
     def command(self, arguments: Sequence[str]) -> list[str]:
-        return [*self._before, self.name, "--", *arguments]
+        return [*self._join, *arguments]
+
+
+def _join(name: str) -> list[str]:
+    """What comes before a command that joins a container's first program: its namespaces, root, user, environment."""
+    import psutil
+
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get(MARK) == name:
+                found.append(process)
+    if not found:
+        raise DeviceError(f"{name} ended as soon as it had started")
+    first = max(found, key=lambda process: process.create_time())
+    environment = [f"{key}={value}" for key, value in first.environ().items()]
+    return [
+        "nsenter", f"--target={first.pid}", "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd",
+        f"--setuid={first.uids().real}", f"--setgid={first.gids().real}", "--", "env", "-i", *environment,
+    ]  # fmt: skip
 
 
 def _sweep() -> None:
