@@ -87,6 +87,11 @@ class Task(BaseTask):
         longest = int(clips.frame_counts.max())
         if longest > config.deploy.max_frames:
             raise RequestError(f"deploy.max_frames {config.deploy.max_frames}: the longest clip has {longest} frames")
+        if max(map(len, self.texts)) >= config.deploy.max_characters:
+            raise RequestError(
+                f"deploy.max_characters {config.deploy.max_characters}: the longest text has "
+                f"{max(map(len, self.texts))}, and its end needs one more"
+            )
         seed_globally(config.seed, "teacher")
         self.teacher = self._build_teacher()
         seed_globally(config.seed, "student")
