@@ -15,7 +15,7 @@ three seeds. Variants, of the same networks and data:
 
 Rows: R@1 and R@10 of text to image and image to text in each language, English to Chinese text, zero-shot classes.
 Intervals are percentile bootstraps over concepts of the mean over seeds; differences are paired by concept. Results:
-runs/clip and benchmarks/results/clip.json. `--ablation-folds` says in which folds none, stage 2 and english are
+runs/clip-stages and benchmarks/results/clip.json. `--ablation-folds` says in which folds none, stage 2 and english are
 trained.
 """
 
@@ -46,7 +46,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--recipe", default="clip")
     parser.add_argument("--out", type=Path, default=RESULTS / "clip.json")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs/clip")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/clip-stages")
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--ablation-folds", type=int, nargs="*", default=[0, 1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

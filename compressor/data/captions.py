@@ -35,6 +35,8 @@ class CaptionDataset:
         self.vendors: tuple[str, ...] = tuple(self.manifest["vendors"])
         self.languages: tuple[str, ...] = tuple(self.manifest["languages"])
 
+        self.classes: list[dict[str, str]] = self.manifest.get("classes", [])  # "key", and a name in each language
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -70,14 +72,19 @@ class CaptionDataset:
     def tags(self, index: int, language: str) -> list[str]:
         return [str(tag) for tag in self.items[index][language]["tags"]]
 
+    def class_of(self, index: int) -> int:
+        """Where the thing's class stands in `classes`; -1 where the set has none."""
+        keys = [own["key"] for own in self.classes]
+        return keys.index(self.items[index]["class"]) if keys else -1
+
     def caption(self, index: int, language: str) -> str:
         """The label and all tags, as one line of text; the tags that the label already is are left out."""
         label = self.label(index, language)
         return ", ".join([label, *(tag for tag in self.tags(index, language) if tag.lower() != label.lower())])
 
     def split(self, fold: int, validation_share: float = 0.1) -> Split:
-        """Test: every fifth thing, dealt one by one, so that one gallery has few variants of a concept. Training: what is
-        left of the others when `validation_share` of them and all variants of held-out concepts are taken away.
+        """Test: every fifth thing, dealt one by one, so that one gallery has few variants of a concept. Training: what
+        is left of the others without `validation_share` of them and without all variants of held-out concepts.
 
         Raises RequestError if there is no such fold or a part is left empty.
         """
@@ -111,3 +118,14 @@ def write_captions(
     write_json(directory / ITEMS, entries)
     np.save(directory / PICTURES, pictures, allow_pickle=False)
     np.save(directory / MORE, more, allow_pickle=False)
+
+
+def load_captions(where: str | Path, picture_px: int = 128) -> CaptionDataset:
+    """A source's name (fetched when it is not there yet), or a file or folder of one's own pairs (see pairs_stream.py),
+    whose pictures are stored at `picture_px`."""
+    from compressor.data import fetch, sources
+    from compressor.data.pairs_stream import fetch_stream
+
+    if str(where) in {source.name for source in sources()}:
+        return CaptionDataset(fetch(str(where)))
+    return CaptionDataset(fetch_stream(Path(where), picture_px))

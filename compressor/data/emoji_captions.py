@@ -1,7 +1,7 @@
 """Emoji as captioned pictures: Noto's, Twemoji's and OpenMoji's of one concept, with English and Chinese captions.
 
-The pictures are those of the source "openmoji" (the same 1,644 concepts before drawings without ink are left out), larger; the
-labels and tags are emojibase's. The form on disk is that of captions.py.
+The pictures are those of the source "openmoji", larger, and of one concept more, whose line drawing is empty. Labels,
+tags and the names of the groups, which are classes to recognise, are from emojibase. captions.py has the form on disk.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from compressor.data.svg_workers import render_svgs
 
 PICTURE_PX = 128
 LANGUAGES = ("en", "zh")
-LABELS = "package/{}/data.json"
+LABELS, MESSAGES = "package/{}/data.json", "package/{}/messages.json"
 EMOJIBASE = Package(
     client="npm",
     name="emojibase-data",
@@ -38,7 +38,8 @@ def build(directory: Path, archives: Mapping[str, Path], progress: Progress) -> 
     members = {key: read_members(archives[package.name], _is_needed) for key, package in PICTURES.items()}
     icon_sets = {key: IconSet(members[key]) for key in PICTURES if key != "openmoji"}
     drawn = members["openmoji"]
-    labels = read_members(archives[EMOJIBASE.name], lambda path: path in {LABELS.format(code) for code in LANGUAGES})
+    wanted = {name.format(code) for name in (LABELS, MESSAGES) for code in LANGUAGES}
+    labels = read_members(archives[EMOJIBASE.name], lambda path: path in wanted)
     tables = {code: _by_hexcode(labels[LABELS.format(code)]) for code in LANGUAGES}
     entries = [
         entry
@@ -55,7 +56,7 @@ def build(directory: Path, archives: Mapping[str, Path], progress: Progress) -> 
     for entry, concept, fold in zip(entries, concepts, folds, strict=True):
         code = entry["hexcode"]
         captions = {language: _caption(table[_plain(code)]) for language, table in tables.items()}
-        items.append({"name": code, "group": entry["group"], "concept": concept, "fold": int(fold), **captions})
+        items.append({"name": code, "class": entry["group"], "concept": concept, "fold": int(fold), **captions})
         svgs += [str(icon_sets[key].emoji(code)) for key in VENDORS[:2]] + [drawn[COLOR.format(code)].decode()]
         further.append(_further(code, icon_sets))
     pixels = render_svgs(svgs, PICTURE_PX, lambda done: progress("pictures", done, len(svgs)))
@@ -68,7 +69,10 @@ def build(directory: Path, archives: Mapping[str, Path], progress: Progress) -> 
         more,
         [len(own) for own in further],
     )
-    return {"vendors": list(VENDORS), "languages": list(LANGUAGES), "pairs": len(items)}
+    names = {code: _group_names(labels[MESSAGES.format(code)]) for code in LANGUAGES}
+    groups = sorted({item["class"] for item in items})
+    classes = [{"key": group, **{code: names[code][group] for code in LANGUAGES}} for group in groups]
+    return {"vendors": list(VENDORS), "languages": list(LANGUAGES), "classes": classes, "pairs": len(items)}
 
 
 def _is_concept(entry: Mapping[str, Any]) -> bool:
@@ -83,6 +87,10 @@ def _plain(hexcode: str) -> str:
 
 def _by_hexcode(content: bytes) -> dict[str, dict[str, Any]]:
     return {_plain(entry["hexcode"]): entry for entry in json.loads(content)}
+
+
+def _group_names(content: bytes) -> dict[str, str]:
+    return {group["key"]: group["message"] for group in json.loads(content)["groups"]}
 
 
 def _caption(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,4 +118,5 @@ source = Source(
     summary="1,644 emoji with Noto, Twemoji and OpenMoji pictures, English and Chinese labels and tags",
     packages=(EMOJIBASE, *PICTURES.values()),
     build=build,
+    revision=2,
 )

@@ -1,7 +1,7 @@
 """USE-multilingual v3 as a torch module: a deep averaging network over convolutions of token n-grams.
 
-Source: Yang et al., Multilingual Universal Sentence Encoder for Semantic Retrieval (ACL 2020 demo); its weights come from the
-data source "use-multilingual", whose package documents the network that they belong to.
+Source: Yang et al., Multilingual Universal Sentence Encoder for Semantic Retrieval (ACL 2020). The weights come from
+the data source "use-multilingual", whose package documents the network that they belong to.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ BOS, EOS = 1, 2
 
 
 class SentenceEncoder(nn.Module):
-    """Token ids to sentence embeddings: ids (n, length) int64 and mask (n, length) float, 1 on tokens -> (n, 512), of length 1."""
-
-    ngram_norm_weight: Tensor
+    """Token ids (n, length) int64 and mask (n, length) float, 1 on tokens, to embeddings (n, 512) of length 1."""
 
     def __init__(self, pieces: int = TABLES * 7530, epsilon: float = 1e-6) -> None:
         super().__init__()

@@ -27,6 +27,7 @@ from compressor.tasks.clip.stages import AlignmentStage, ImageFeatureStage, Targ
 from compressor.tasks.clip.students import TextTower, build_image_tower
 from compressor.tasks.clip.targets import PictureBank, Texts, make_tokenizer, read_texts, text_targets
 from compressor.tasks.clip.teacher import AssembledTeacher, Teacher, build_teacher, in_chunks, load_module, through_head
+from profiles.errors import RequestError
 
 if TYPE_CHECKING:
     from compressor.train import Context
@@ -53,7 +54,7 @@ class Task(BaseTask):
         config = self.config
         self.context = context
         self.data = load_captions(config.data.source, config.data.picture_px)
-        self.split = self.data.split(config.data.fold, config.data.validation_share)
+        self.split = self._complete(self.data.split(config.data.fold, config.data.validation_share))
         self.vendor = config.data.vendor or self.data.vendors[0]
         self.data.vendor([0], self.vendor)  # an unknown one is refused now, not after training
         pairs = read_texts(config.data.texts, config.data.texts_limit)
@@ -65,6 +66,19 @@ class Task(BaseTask):
         self.text_targets: dict[tuple[str, str], np.ndarray] = {}
         self.tokenizer = make_tokenizer(config, self._tokenizer_texts(), context.cache, self.tokenizer_path)
         self._build_student()
+
+    def _complete(self, split: Split) -> Split:
+        """The split without things that lack a caption in one of the languages: batches compare all of them."""
+        languages = self.data.languages
+        if unknown := sorted(set(self.config.student.languages) - set(languages)):
+            raise RequestError(f"student.languages has {unknown[0]}, but {self.data.name} has captions in {languages}")
+        whole = np.array([all(self.data.label(i, code) for code in languages) for i in range(len(self.data))])
+        if not whole.all():
+            self.context.say(f"{(~whole).sum()} of {len(whole)} pairs lack a caption in one language and are left out")
+        parts = [part[whole[part]] for part in (split.train, split.validation, split.test)]
+        if not all(map(len, parts)):
+            raise RequestError(f"{self.data.name}: too few pairs have captions in all of {', '.join(languages)}")
+        return Split(*parts)
 
     def _build_student(self) -> None:
         student = self.config.student
