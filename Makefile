@@ -15,7 +15,7 @@ demo: install
 	$(BIN)/compressor data fetch openmoji
 	$(BIN)/compressor data fetch line-icons
 	$(BIN)/compressor data fetch efficientnet-lite0
-	$(BIN)/compressor bench sketch --device host --out $(RUN) --resume
+	$(BIN)/compressor bench sketch --device host --device cortex-m4 --out $(RUN) --resume
 
 test: lint $(VENV)/.tensorrt
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
