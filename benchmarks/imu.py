@@ -59,7 +59,7 @@ SMALL: dict[str, list[str]] = {
 HAND = ("12 statistics", "54 hand features")
 VARIANTS = MAIN | ABLATION | SMALL
 SHARES = {0.01: 5, 0.1: 2, 1.0: 1}  # share of labels: draws
-PENALTIES = (1e-3, 1e-2, 1e-1)
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 # Share of labels: steps and batch of fine-tuning, and the learning rates to choose from.
 FINE_TUNING = {0.01: (200, 64, (5e-4, 2e-3)), 0.1: (400, 64, (1e-3,)), 1.0: (1000, 128, (2e-3,))}
 CASES, CASE_DRAWS = (1, 3, 10), 10  # BasicMotions: cases per class
