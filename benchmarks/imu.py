@@ -2,7 +2,7 @@
 
     python benchmarks/imu.py                      # goes on where it was stopped; parts are kept in runs/imu
     python benchmarks/imu.py --only COMODO        # some variants; several processes may share the work
-    python benchmarks/imu.py --quick              # few steps, one seed: whether it runs, not a result
+    python benchmarks/imu.py --quick              # few steps, one seed, no test people: whether it runs, not a result
 
 The video and the sensor that the student is pre-trained on are simulated; the people it is judged on (HAPT, and
 BasicMotions with no people's ids) are real. Every pre-training seed has a teacher of its own. Label draws are the same
@@ -120,6 +120,8 @@ class Run:
         seed_globally(seed, "setup")
         self.task: Any = recipe.task_class()(recipe)
         self.task.setup(self.context)
+        if arguments.quick:
+            self.task.test = self.task.validation  # the test people are read for results only
 
     def train(self, stages: list[Any]) -> None:
         from compressor.interrupts import Interrupts

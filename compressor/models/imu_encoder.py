@@ -41,7 +41,7 @@ class SeparableBlock(nn.Module):
 
 
 class ImuEncoder(nn.Module):
-    """Scaled windows (n, 6, length) -> features (n, num_features).
+    """Scaled windows (n, 6, length) or (n, 6, 1, length) -> features (n, num_features).
 
     Conv2d (1, k) and not Conv1d, ReLU, means over kept dimensions: what TFLite and microcontrollers like. `multi_scale`
     reads the mean over time of the stem and of every block, side by side; otherwise of the last block alone.
@@ -62,7 +62,7 @@ class ImuEncoder(nn.Module):
         self.num_features = sum(widths) if multi_scale else widths[-1]
 
     def forward(self, windows: Tensor) -> Tensor:
-        x = torch.relu(self.bn(self.stem(windows.unsqueeze(2))))
+        x = torch.relu(self.bn(self.stem(windows if windows.ndim == 4 else windows.unsqueeze(2))))
         means = [x.mean((2, 3), keepdim=True)]
         for block in self.blocks:
             x = block(x)

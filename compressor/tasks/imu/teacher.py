@@ -59,7 +59,7 @@ class VideoTransformer(nn.Module):
     @classmethod
     def load(cls, place: str) -> VideoTransformer:
         """From a directory or a name in transformers' cache. Raises RequestError where there is none."""
-        transformers = require("transformers", "train")
+        transformers = require("transformers", "clip")
         try:
             network = transformers.AutoModel.from_pretrained(place)
         except (OSError, ValueError) as error:
