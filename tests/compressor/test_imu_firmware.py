@@ -77,7 +77,7 @@ def make_artifact(folder: Path, network: str) -> None:
     compile_bundle(Bundle.open(folder / "bundle"), load_device("cortex-m4"), "c", "int8", folder / "artifact")
 
 
-@pytest.fixture(scope="module", params=list(M4_LIMITS))
+@pytest.fixture(scope="module", params=["tiny-imu", pytest.param("tiny-imu-16", marks=pytest.mark.slow)])
 def artifact(request: pytest.FixtureRequest, shared: Callable[[str, Callable[[Path], object]], Path]) -> Artifact:
     network = request.param
 
@@ -105,7 +105,7 @@ def program(artifact: Artifact, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("artifact", ["tiny-imu"], indirect=True)
 def test_c_and_numpy_decide_alike_on_hours_of_signal(artifact: Artifact, program: Path) -> None:
-    counts = SETTINGS.counts(walk(int(2.5 * 3600 * 50)))
+    counts = SETTINGS.counts(walk(2 * 3600 * 50))
     expected = artifact.student().glue.decide_counts(counts)  # type: ignore[attr-defined]
     hops = counts.reshape(-1, SETTINGS.hop, 6)
     found = on_host(program)({"samples": hops, "count": np.full(len(hops), SETTINGS.hop, np.int32)})
@@ -152,7 +152,7 @@ def test_the_encoder_gives_tflite_micro_s_bytes_on_every_window(artifact: Artifa
     )
 
 
-@pytest.mark.parametrize("core", ["m4", "m33", "m55"])
+@pytest.mark.parametrize("core", ["m4", *(pytest.param(core, marks=pytest.mark.slow) for core in ("m33", "m55"))])
 @pytest.mark.parametrize("artifact", ["tiny-imu"], indirect=True)
 def test_emulated_cores_decide_as_the_glue_does(artifact: Artifact, core: str, tmp_path: Path) -> None:
     student, arrays = artifact.student(), artifact.split("validation")
@@ -176,7 +176,7 @@ def test_the_bench_finds_the_task_s_program() -> None:
     assert program_writer("imu") is query_program
 
 
-@pytest.mark.parametrize("artifact", ["tiny-imu-16"], indirect=True)
+@pytest.mark.parametrize("artifact", ["tiny-imu"], indirect=True)
 def test_an_artifact_of_another_runtime_is_refused(artifact: Artifact, tmp_path: Path) -> None:
     artifact.manifest["runtime"] = "tflite"
     with pytest.raises(RequestError, match="written for runtime c"):

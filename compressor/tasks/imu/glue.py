@@ -63,6 +63,10 @@ class Glue:
         """All decisions on a signal (t, 6) int16 of the sensor's counts."""
         return self._decider.decide(counts)
 
+    def stream_scores(self, counts: np.ndarray) -> np.ndarray:
+        """Their scores (decisions, classes) before smoothing."""
+        return self._decider.stream_scores(counts)
+
     def evaluate(self, arrays: Arrays, limit: int | None = None) -> Evaluation:
         """Whether each window's class is right (1 or 0), each window by itself; extras: the recall of every class.
 

@@ -177,12 +177,16 @@ class Decider:
 
     def decide(self, counts: np.ndarray) -> list[Decision]:
         """All decisions on a signal (t, 6) int16 that is there whole."""
-        ends = self.settings.ends(len(counts))
-        if not len(ends):
-            return []
+        smoothed = smooth(self.stream_scores(counts), self.settings.smoothing)
+        return self._decisions(self.settings.ends(len(counts)), smoothed)
+
+    def stream_scores(self, counts: np.ndarray) -> np.ndarray:
+        """The scores (decisions, classes) on a signal (t, 6) int16, not smoothed."""
+        starts = self.settings.ends(len(counts)) - self.settings.length
+        if not len(starts):
+            return self.scores(np.zeros((0, self.settings.length, CHANNELS), np.int16))
         views = np.lib.stride_tricks.sliding_window_view(counts, self.settings.length, axis=0).swapaxes(1, 2)
-        scores = self.scores(views[ends - self.settings.length])
-        return self._decisions(ends, smooth(scores, self.settings.smoothing))
+        return self.scores(views[starts])
 
     def _decisions(self, ends: np.ndarray, smoothed: np.ndarray) -> list[Decision]:
         found = []
