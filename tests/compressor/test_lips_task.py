@@ -69,6 +69,7 @@ def test_the_streamed_memory_is_that_of_the_whole_clip(run: Path) -> None:
         with torch.no_grad():
             whole = task.student.encode(frames, torch.ones(1, len(clip), dtype=torch.bool)).memory
         assert np.abs(stream.memory() - whole.numpy()).max() < 1e-4
+        assert stream.texts() == [glue(clip)]
 
 
 def test_clips_side_by_side_read_as_they_do_alone(run: Path) -> None:

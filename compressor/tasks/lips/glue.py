@@ -67,6 +67,16 @@ class Stream:
         """(clips, frames so far, dim)."""
         return np.stack(self.rows, axis=1)
 
+    def texts(self) -> list[str]:
+        """What the clips say, up to here: the beam search, all that is left to do after the last picture."""
+        memory = self.memory()
+        self.glue.check_length(memory.shape[1])
+        clips, frames, dim = memory.shape
+        padded = np.zeros((clips, self.glue.max_frames, dim), np.float32)
+        padded[:, :frames] = memory
+        mask = np.repeat((np.arange(self.glue.max_frames) < frames).astype(np.float32)[None], clips, axis=0)
+        return [self.glue.vocabulary.text(reading.tokens) for reading in self.glue.search(padded, mask)]
+
 
 class Glue:
     """See the module's docstring for graphs and settings."""
@@ -86,11 +96,15 @@ class Glue:
         """The best hypothesis for each clip; they go through the graphs side by side."""
         return self.search(*self.encode(clips))
 
+    def check_length(self, frames: int) -> None:
+        """Raises RequestError if a clip of that many frames is too long."""
+        if frames > self.max_frames:
+            raise RequestError(f"a clip of {frames} frames: this student reads at most {self.max_frames}; cut it")
+
     def encode(self, clips: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """memory (n, max_frames, dim), zero after each clip's end, and mask (n, max_frames) of 0 and 1."""
         longest = max(len(clip) for clip in clips)
-        if longest > self.max_frames:
-            raise RequestError(f"a clip of {longest} frames: this student reads at most {self.max_frames}; cut it")
+        self.check_length(longest)
         mask = np.zeros((len(clips), self.max_frames), np.float32)
         frames = np.zeros((len(clips), longest, *clips[0].shape[1:]), np.float32)
         for row, clip in enumerate(clips):
