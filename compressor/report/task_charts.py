@@ -33,13 +33,17 @@ def _scatter(chart: ScatterChart) -> tuple[dict[str, Any], Legend]:
         )
         for name, vertices in chart.lines.items()
     ]  # fmt: skip
+    costs = [point.x for point in chart.points] or [1.0]
+    # labels of points near the right edge stand to their left
+    inner, sides = min(costs) + 0.8 * (max(costs) - min(costs)), ("middle right", "middle left")
     for group, variable, _ in legend:
         own = [point for point in chart.points if point.group == group]
         colour = f"var({variable})"
         low, high = ([p.ci95[side] if p.ci95 else p.y for p in own] for side in (0, 1))
         traces.append(go.Scatter(
             x=[p.x for p in own], y=[p.y for p in own], mode="markers+text", name=escaped(group),
-            text=[escaped(p.label.removeprefix("lambda_F ")) for p in own], textposition="middle right",
+            text=[escaped(p.label.removeprefix("lambda_F ")) for p in own],
+            textposition=[sides[p.x > inner] for p in own],
             textfont={"size": 11, "color": colour}, marker={"size": 9, "color": colour},
             error_y={
                 "type": "data", "symmetric": False, "color": colour, "thickness": 1, "width": 3,
@@ -48,7 +52,6 @@ def _scatter(chart: ScatterChart) -> tuple[dict[str, Any], Legend]:
             },
             hovertext=[_hover(p.label, p.x, p.y, p.ci95, p.detail) for p in own], hoverinfo="text",
         ))  # fmt: skip
-    costs = [point.x for point in chart.points] or [1.0]
     if max(costs) > WIDE * min(costs) > 0:
         x_axis = log_axis(chart.x, min(costs), max(costs), "count")
     else:

@@ -77,7 +77,7 @@ def _front(task: Task, stage: SelectorStage) -> dict[str, Any]:
     if stage.samples is None:  # a run that was resumed behind its last stage
         stage.start(task.context)
     assert stage.samples is not None
-    return asdict(sweep(task, stage.settings, stage.samples.outcomes).chart())
+    return asdict(sweep(task, stage.settings, stage.samples.outcomes, like=stage).chart())
 
 
 class FloatStudent:

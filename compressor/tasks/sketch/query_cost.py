@@ -119,4 +119,4 @@ def glue_macs(
         searches += len(looked)
         choosing += doubts_of(kind, len(canvases))[ends] * choosing_macs(kind, sketch, tolerance)
     count = max(len(sketches), 1)
-    return {"drawing": drawing / count, "search": search * searches / count, "choosing": choosing / count}
+    return {"drawing": drawing / count, "search": search * searches / count, "choosing": float(choosing / count)}

@@ -40,8 +40,8 @@ class CascadeStage(SelectorStage):
         self.start(trainer.context)
         self.search()
 
-    def fit_outside_a_run(self, outcomes: Outcomes) -> None:
-        self.samples = self.make_samples(outcomes)
+    def fit_outside_a_run(self, outcomes: Outcomes, like: SelectorStage | None = None) -> None:
+        self.samples = self.make_samples(outcomes, like)
         self.search()
 
     def search(self) -> None:

@@ -17,7 +17,7 @@ from compressor.tasks.sketch.selector.analysis import Gain, gain_over_hull
 from compressor.tasks.sketch.selector.cascade import selector_stage
 from compressor.tasks.sketch.selector.config import SelectorConfig, selector_canvases
 from compressor.tasks.sketch.selector.rewards import Outcomes, by_drawing
-from compressor.tasks.sketch.selector.stage import Samples
+from compressor.tasks.sketch.selector.stage import Samples, SelectorStage
 from profiles.statistics import bootstrap_interval
 from targets.glue import Point, Scatter
 
@@ -79,15 +79,25 @@ def _in_words(gain: Gain) -> str:
     return f"{gain.gain:+.3f} [{gain.ci95[0]:+.3f}, {gain.ci95[1]:+.3f}] over the line"
 
 
-def sweep(task: Task, settings: SelectorConfig, found: Outcomes, lambdas: Sequence[float] = LAMBDAS) -> Front:
-    """Learn once for every lambda_F, from samples that were collected for these settings' kind."""
+def sweep(
+    task: Task,
+    settings: SelectorConfig,
+    found: Outcomes,
+    lambdas: Sequence[float] = LAMBDAS,
+    like: SelectorStage | None = None,
+) -> Front:
+    """Learn once for every lambda_F, from samples that were collected for these settings' kind.
+
+    `like`: a stage that has counted already what they cost.
+    """
     points: list[FrontPoint] = []
     canvases = selector_canvases(settings, task.config.deploy.canvases)
     right = macs = np.zeros((0, 0))
     for value in lambdas:
         stage = selector_stage(task, settings.model_copy(update={"lambda_F": value}))
         assert stage is not None  # a fixed canvas has no lambda_F
-        stage.fit_outside_a_run(found)
+        stage.fit_outside_a_run(found, like)
+        like = like or stage
         samples = stage.samples
         assert samples is not None
         if not points:

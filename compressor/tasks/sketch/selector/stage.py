@@ -109,16 +109,14 @@ class SelectorStage(Stage):
         self.task.student.to(context.device)
         self.samples = self.make_samples(collect(self.task, self.settings, context.device))
 
-    def make_samples(self, outcomes: Outcomes) -> Samples:
-        settings, task = self.settings, self.task
-        device = next(task.student.parameters()).device
-        blank = [torch.zeros(1, 1, px, px, device=device) for px in self.canvases]
-        encoder_macs = [count_module(task.student, canvas).macs for canvas in blank]
-        search = search_macs(len(task.pairs), task.config.teacher.embedding_dim)  # the device holds all photos
-        fixed = look_macs(outcomes.views, self.canvases, encoder_macs, search)
-        inputs, own_macs = self._inputs(outcomes)
-        asked = {"kind": settings.kind, "tolerance": settings.tolerance}
-        macs = choice_macs(asked, fixed, outcomes.views) + own_macs[:, None]
+    def make_samples(self, outcomes: Outcomes, like: SelectorStage | None = None) -> Samples:
+        """Rewards of the outcomes. `like`: a stage of the same kind and outcomes, whose inputs and costs are taken."""
+        settings = self.settings
+        if like is not None and like.samples is not None:
+            self.scale = like.scale
+            inputs, macs, fixed = like.samples.inputs, like.samples.macs, like.samples.fixed_macs
+        else:
+            inputs, macs, fixed = self._counted(outcomes)
         sees_answers = settings.kind in ("gate", "cascade")
         rewards = policy_gradient.selector_reward(
             macs,
@@ -131,6 +129,18 @@ class SelectorStage(Stage):
         )
         fold = np.array([fold_of(str(label), settings.folds) for label in outcomes.labels])
         return Samples(outcomes, inputs, macs, fixed, rewards, fold)
+
+    def _counted(self, outcomes: Outcomes) -> tuple[tuple[np.ndarray, ...], np.ndarray, np.ndarray]:
+        """Inputs, and the MACs (N, K) of every choice and of every canvas alone."""
+        task = self.task
+        device = next(task.student.parameters()).device
+        blank = [torch.zeros(1, 1, px, px, device=device) for px in self.canvases]
+        encoder_macs = [count_module(task.student, canvas).macs for canvas in blank]
+        search = search_macs(len(task.pairs), task.config.teacher.embedding_dim)  # the device holds all photos
+        fixed = look_macs(outcomes.views, self.canvases, encoder_macs, search)
+        inputs, own_macs = self._inputs(outcomes)
+        asked = {"kind": self.settings.kind, "tolerance": self.settings.tolerance}
+        return inputs, choice_macs(asked, fixed, outcomes.views) + own_macs[:, None], fixed
 
     def _inputs(self, outcomes: Outcomes) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """What the policy sees of every sample, and what it costs itself, (N,) MACs."""
@@ -182,10 +192,10 @@ class SelectorStage(Stage):
         actions = torch.distributions.Categorical(logits=logits.detach()).sample()
         return policy_gradient.reinforce(logits, rewards, actions, self.settings.baseline)
 
-    def fit_outside_a_run(self, outcomes: Outcomes) -> None:
+    def fit_outside_a_run(self, outcomes: Outcomes, like: SelectorStage | None = None) -> None:
         """Learn on samples that were collected before, on the CPU, without checkpoints: a sweep over lambda_F, say, for
         one student, whose outcomes need to be collected once for each way of combining looks."""
-        self.samples = self.make_samples(outcomes)
+        self.samples = self.make_samples(outcomes, like)
         (spec,) = self.optimizers()
         seed = self.task.config.seed
         for step in range(self.steps):
