@@ -22,7 +22,7 @@ from targets.tflite.affine import quantize
 from tests.targets.c_oracle import check_bit_exact
 from tests.tools import need, need_module
 
-pytestmark = pytest.mark.usefixtures("_tools")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_tools")]  # each network is converted once
 CLASSES = ("walking", "sitting", "lying")
 SETTINGS = StreamSettings(CLASSES, scale=(9.8,) * 3 + (2.0,) * 3, offset=(4.9, 0, 0, 0, 0, 0), smoothing=0.4)
 M4_LIMITS = {"tiny-imu": (48 * 1024, 8 * 1024, 1_000_000), "tiny-imu-16": (16 * 1024, 4 * 1024, 300_000)}
@@ -77,7 +77,7 @@ def make_artifact(folder: Path, network: str) -> None:
     compile_bundle(Bundle.open(folder / "bundle"), load_device("cortex-m4"), "c", "int8", folder / "artifact")
 
 
-@pytest.fixture(scope="module", params=["tiny-imu", pytest.param("tiny-imu-16", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=list(M4_LIMITS))
 def artifact(request: pytest.FixtureRequest, shared: Callable[[str, Callable[[Path], object]], Path]) -> Artifact:
     network = request.param
 
@@ -152,7 +152,7 @@ def test_the_encoder_gives_tflite_micro_s_bytes_on_every_window(artifact: Artifa
     )
 
 
-@pytest.mark.parametrize("core", ["m4", *(pytest.param(core, marks=pytest.mark.slow) for core in ("m33", "m55"))])
+@pytest.mark.parametrize("core", ["m4", "m33", "m55"])
 @pytest.mark.parametrize("artifact", ["tiny-imu"], indirect=True)
 def test_emulated_cores_decide_as_the_glue_does(artifact: Artifact, core: str, tmp_path: Path) -> None:
     student, arrays = artifact.student(), artifact.split("validation")

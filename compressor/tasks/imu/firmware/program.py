@@ -46,18 +46,25 @@ def write_stream(out: Path, artifact: Artifact) -> Path:
     head = Head.load(artifact.path / "assets" / HEAD)
     _check(about, settings, head)
     model = generate(read_model(folder / "model.tflite"), about["name"])
-    template = Template((SOURCES / "stream_model.c").read_text(encoding="utf-8"))
     title = f"{artifact.student_name}, {len(settings.classes)} classes"
+    write_program(out, about, settings, head, title, {"encoder.c": translation_unit([model]), "model.h": header(model)})
+    return out
+
+
+def write_program(
+    out: Path, about: Mapping[str, Any], settings: StreamSettings, head: Head, title: str, encoder: Mapping[str, str]
+) -> None:
+    """The same around any encoder in C: `about` is its model.json, `encoder` its files, encoder.c among them."""
+    template = Template((SOURCES / "stream_model.c").read_text(encoding="utf-8"))
     program = template.substitute(name=NAME, title=title, **_numbers(about, settings, head))
     out.mkdir(parents=True, exist_ok=True)
-    for name, text in (("encoder.c", translation_unit([model])), ("model.h", header(model)), ("model.c", program)):
+    for name, text in {**encoder, "model.c": program}.items():
         with atomic_file(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     shutil.copyfile(SOURCES / "stream.h", out / "stream.h")
     inputs = [_port("samples", "int16", 1, settings.hop, CHANNELS), _port("count", "int32", 1)]
     outputs = [_port("decision", "int32", 1), _port("scores", "float32", 1, len(settings.classes))]
     write_json(out / "model.json", {"name": NAME, "inputs": inputs, "outputs": outputs})
-    return out
 
 
 def _check(about: Mapping[str, Any], settings: StreamSettings, head: Head) -> None:
