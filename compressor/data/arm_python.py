@@ -91,6 +91,9 @@ def keep(system: Path, directory: Path) -> None:
     for folder in sorted((system / "usr/lib").iterdir()):
         if folder.name.startswith("python3.11") or folder.name.endswith(("-linux-gnu", "-linux-gnueabihf")):
             shutil.copytree(folder, directory / "usr/lib" / folder.name, ignore=spare)
+    for library in [*(directory / "usr/lib").glob("*/blas/*.so.*"), *(directory / "usr/lib").glob("*/lapack/*.so.*")]:
+        if not (place := library.parents[1] / library.name).exists():  # Debian would link it when it installs
+            shutil.copy2(library, place)
     (directory / "usr/lib").mkdir(exist_ok=True)
     for loader in [*(system / "usr/lib").glob("ld-linux*"), *(system / "lib").glob("ld-linux*")]:
         if loader.exists():

@@ -8,16 +8,16 @@ It needs nothing of the device but the kernel. What it reads and writes: templat
 from __future__ import annotations
 
 import platform
-import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from profiles.errors import MissingError, RequestError
+from profiles.errors import RequestError
 from profiles.host import normal_machine
 from profiles.storage import read_json
+from targets.firmware.boards import program
 
 SOURCE = Path(__file__).with_name("templates") / "program.c"
 FLAGS = ("-std=gnu99", "-Wall", "-Wextra", "-static", "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections")
@@ -25,21 +25,19 @@ FLAGS = ("-std=gnu99", "-Wall", "-Wextra", "-static", "-ffunction-sections", "-f
 
 @dataclass(frozen=True)
 class Machine:
-    """An instruction set: the prefix of its compiler's tools, the Debian package that has it, and its flags.
+    """An instruction set: the prefix of its compiler's tools, and its flags.
 
     The flags are the oldest processor that the devices of this kind have, so that one program runs on all of them.
     """
 
     prefix: str
-    package: str
     flags: tuple[str, ...]
 
 
 MACHINES = {
-    "aarch64": Machine("aarch64-linux-gnu-", "gcc-aarch64-linux-gnu", ("-mcpu=cortex-a53", "-no-pie")),
+    "aarch64": Machine("aarch64-linux-gnu-", ("-mcpu=cortex-a53", "-no-pie")),
     "armv7l": Machine(
         "arm-linux-gnueabihf-",
-        "gcc-arm-linux-gnueabihf",
         ("-march=armv7-a+neon-vfpv4", "-mfloat-abi=hard", "-mthumb", "-no-pie"),
     ),
 }
@@ -95,26 +93,19 @@ def build(folder: Path, machine: str, optimization: str, path: Path) -> Program:
 
 def compiler(machine: str) -> str:
     """The path of the compiler for an instruction set. Raises MissingError naming the Debian package that has it."""
-    kind = _machine(machine)
-    found = shutil.which(f"{kind.prefix}gcc")
-    if found is None:
-        raise MissingError(f"{kind.prefix}gcc is not installed: apt install {kind.package} (or make setup-system)")
-    return found
+    return str(program(f"{_machine(machine).prefix}gcc"))
 
 
 def _machine(machine: str) -> Machine:
     if machine in MACHINES:
         return MACHINES[machine]
     if machine == normal_machine(platform.machine()):
-        return Machine("", "gcc", ())
+        return Machine("", ())
     raise RequestError(f"no static program for the machine {machine!r}: there are {', '.join(MACHINES)}")
 
 
 def _compile(kind: Machine, arguments: list[str]) -> None:
-    found = shutil.which(f"{kind.prefix}gcc")
-    if found is None:
-        raise MissingError(f"{kind.prefix}gcc is not installed: apt install {kind.package} (or make setup-system)")
-    done = subprocess.run([found, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(program(f"{kind.prefix}gcc")), *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
         raise RuntimeError(f"does not compile: {next((line for line in lines if ' error: ' in line), lines[-1])}")

@@ -41,14 +41,12 @@ LINE_LIMIT = 1 << 24
 MARK = 0x434F554E  # as in icount.c
 
 
-def write_message(stream: BinaryIO, head: Mapping[str, Any], arrays: Arrays | None = None) -> None:
+def message(head: Mapping[str, Any], arrays: Arrays) -> bytes:
     """A line of JSON, then the arrays' bytes."""
-    plain = {name: np.ascontiguousarray(value) for name, value in (arrays or {}).items()}
+    plain = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     specs = [[name, value.dtype.str, list(value.shape)] for name, value in plain.items()]
-    stream.write(json.dumps({**head, "arrays": specs}, allow_nan=False).encode() + b"\n")
-    for value in plain.values():
-        stream.write(value.tobytes())
-    stream.flush()
+    line = json.dumps({**head, "arrays": specs}, allow_nan=False).encode() + b"\n"
+    return line + b"".join(value.tobytes() for value in plain.values())
 
 
 def read_message(stream: BinaryIO) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
@@ -151,13 +149,14 @@ def heap_bytes() -> int | None:
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer until there are no more requests."""
     agent = Agent()
-    while (message := read_message(requests)) is not None:
+    while (request := read_message(requests)) is not None:
         try:
-            value, arrays = agent.answer(*message)
+            value, arrays = agent.answer(*request)
             head: dict[str, Any] = {"value": value}
         except Exception as error:
             head, arrays = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"}, {}
-        write_message(answers, head, arrays)
+        answers.write(message(head, arrays))
+        answers.flush()
 
 
 def count(path: str, lengths: Sequence[int]) -> None:

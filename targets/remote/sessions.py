@@ -11,6 +11,7 @@ import numpy as np
 
 from targets.firmware.rows import decode, encode
 from targets.graph import Arrays, Graph
+from targets.remote.agent import message
 from targets.remote.channel import Channel, DeviceError
 from targets.session import GraphSession
 
@@ -46,14 +47,6 @@ class Agent:
 
     def _array(self, dtype: str, shape: list[int]) -> np.ndarray:
         return np.frombuffer(self._channel.receive(_size(dtype, shape)), dtype).reshape(shape)
-
-
-def message(head: Mapping[str, Any], arrays: Arrays) -> bytes:
-    """A request as targets.remote.agent reads it."""
-    plain = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-    specs = [[name, value.dtype.str, list(value.shape)] for name, value in plain.items()]
-    line = json.dumps({**head, "arrays": specs}, allow_nan=False).encode() + b"\n"
-    return line + b"".join(value.tobytes() for value in plain.values())
 
 
 def _size(dtype: str, shape: list[int]) -> int:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -27,13 +26,14 @@ from profiles.errors import MissingError, RequestError
 from profiles.host import cpu_model_from, host_info
 from profiles.results import RanOn
 from targets.c.program import compiler
+from targets.firmware.boards import program
 from targets.firmware.counter import REFUSALS, plugin
 from targets.graph import Arrays
+from targets.remote.agent import message
 from targets.remote.code import CODE
 from targets.remote.place import DeviceError, ShellPlace
 from targets.remote.roots import PACKAGES, PYTHON, find_root
 from targets.remote.runner import RemoteRunner
-from targets.remote.sessions import message
 
 if TYPE_CHECKING:
     from profiles.device import Device
@@ -220,7 +220,7 @@ class QemuUserRunner(RemoteRunner):
         """The command up to the program. `plugin_options`: count instructions, with these ("" for the whole run)."""
         assert isinstance(place, QemuPlace)
         name, cpu = self._cpu(device)
-        qemu = _program(QEMU[cpu.machine])
+        qemu = str(program(QEMU[cpu.machine]))
         # QEMU takes options from variables, too: none of this machine's may reach it
         command = ["env", "-i", f"PATH={os.defpath}", "LC_ALL=C", "OMP_NUM_THREADS=1"]
         command += [f"{key}={value}" for key, value in (variables or {}).items()]
@@ -254,16 +254,9 @@ def _counts(place: ShellPlace) -> list[int]:
 @lru_cache
 def qemu_version(machine: str) -> str:
     """E.g. "7.2.22". Raises MissingError if QEMU is not installed."""
-    text = subprocess.check_output([_program(QEMU[machine]), "--version"], text=True)
+    text = subprocess.check_output([program(QEMU[machine]), "--version"], text=True)
     found = re.search(r"version (\S+)", text)
     return found[1] if found else text.splitlines()[0]
-
-
-def _program(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise MissingError(f"{name} is not installed: apt install qemu-user (or make setup-system)")
-    return found
 
 
 Runner = QemuUserRunner

@@ -7,11 +7,11 @@ Options of the device profile's `runner`: `host` (or `--runner ssh:HOST`), `user
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Any
 
-from profiles.errors import MissingError, RequestError
+from profiles.errors import RequestError
 from profiles.host import host_info
+from targets.firmware.boards import program
 from targets.remote.code import CODE
 from targets.remote.place import ShellPlace
 from targets.remote.runner import RemoteRunner
@@ -34,7 +34,7 @@ class SshRunner(RemoteRunner):
     options = ("host", "user", "port", "identity", "config", "python", "folder")
 
     def info(self) -> dict[str, Any]:
-        return {**host_info(), "reaches": "hosts by ssh", "client": _client()}
+        return {**host_info(), "reaches": "hosts by ssh", "client": str(program("ssh"))}
 
     def place(self, device: Device) -> ShellPlace:
         options = self.settings_of(device)
@@ -56,14 +56,7 @@ def command(host: str, options: dict[str, Any]) -> list[str]:
     """What comes before a command's text on this machine."""
     flags = {"user": "-l", "port": "-p", "identity": "-i", "config": "-F"}
     given = [text for name, flag in flags.items() if name in options for text in (flag, str(options[name]))]
-    return [_client(), *ALWAYS, *given, host]
-
-
-def _client() -> str:
-    found = shutil.which("ssh")
-    if found is None:
-        raise MissingError("ssh is not installed: apt install openssh-client (or make setup-system)")
-    return found
+    return [str(program("ssh")), *ALWAYS, *given, host]
 
 
 Runner = SshRunner

@@ -390,7 +390,10 @@ def test_a_runtime_on_the_emulated_processor_gives_what_it_gives_here(
     found = get_runner("qemu_user").measure(artifact, profile, splits=("validation",))
     assert Artifact.open(artifact.path).status == "verified"
     compared = found.report["graphs"]["net"]["this_machine"]
-    assert compared["max_abs"] <= (1e-4 if runtime == "onnx" else 1e-5) or compared["steps"] <= 1
+    if machine == "aarch64":
+        assert compared["max_abs"] <= (1e-4 if runtime == "onnx" else 1e-5) or compared["steps"] <= 1
+    else:
+        assert "tflite-runtime 2.14.0 there" in compared["note"], "another implementation is reported, not judged"
     cost, evaluation = found.cost("net"), found.evaluation("validation")
     assert cost is not None and cost.value > 10_000 and evaluation is not None and evaluation.value > 0.8
     assert found.latency("net") is None and found.memory("net").arena
