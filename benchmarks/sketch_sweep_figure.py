@@ -33,9 +33,10 @@ def write_figure(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         parts += _point(row, scale)
     names = [("fixed canvases and their mixtures", GREY)]
     names += [(kind, COLOURS[kind]) for kind in COLOURS if any(row["kind"] == kind for row in points)]
+    left, top = WIDTH - RIGHT - 220, HEIGHT - BOTTOM - 17 * len(names)  # a front leaves this corner free
     parts += [
-        f'<circle cx="{LEFT + 16}" cy="{TOP + 14 + 17 * i}" r="4" fill="{colour}"/>'
-        f'<text x="{LEFT + 26}" y="{TOP + 18 + 17 * i}">{html.escape(name)}</text>'
+        f'<circle cx="{left}" cy="{top + 17 * i}" r="4" fill="{colour}"/>'
+        f'<text x="{left + 10}" y="{top + 4 + 17 * i}">{html.escape(name)}</text>'
         for i, (name, colour) in enumerate(names)
     ]
     title = f"Sketch to photo, acc@1 against MACs per query; width {first[0] or 'of the recipe'}, canvases {first[1]}"
