@@ -28,17 +28,15 @@ from benchmarks.writing import RESULTS, write_rows
 from compressor import data
 from compressor.data import hapt
 from compressor.data.imu_windows import Recording
-from compressor.tasks.imu.firmware import query_program, write_stream
+from compressor.tasks.imu.firmware import on_this_machine, query_program, write_stream
 from compressor.tasks.imu.stream import smooth
 from profiles.device import load_device
 from profiles.statistics import bootstrap_interval
 from profiles.storage import read_json
 from targets.artifact import Artifact, compile_bundle
 from targets.bundle import Bundle
-from targets.c.runtime import CSession
 from targets.firmware import build
 from targets.firmware.query import whole_query
-from targets.graph import Graph, TensorSpec
 from targets.tflite.affine import quantize
 
 CORES = ("m4", "m33", "m55")
@@ -184,16 +182,6 @@ def against_tflite_micro(artifact: Artifact, signals: np.ndarray) -> tuple[int, 
         scale, zero_point = micro_details["scales"][0], micro_details["zero_points"][0]
         different += int((np.rint(embedding / scale).astype(np.int32) + zero_point != expected).any())
     return different, len(windows)
-
-
-def on_this_machine(folder: Path) -> CSession:
-    """The program, compiled by gcc for this machine."""
-    about = read_json(folder / "model.json")
-    inputs, outputs = (
-        tuple(TensorSpec(port["name"], port["dtype"], ("batch", *port["shape"][1:])) for port in about[direction])
-        for direction in ("inputs", "outputs")
-    )
-    return CSession(Graph(about["name"], inputs, outputs), folder, "O2")
 
 
 if __name__ == "__main__":

@@ -8,16 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compressor.tasks.imu.firmware import query_program, write_stream
+from compressor.tasks.imu.firmware import on_this_machine, query_program, write_stream
 from compressor.tasks.imu.stream import Head, StreamSettings
 from profiles.errors import RequestError
 from profiles.storage import read_json
 from targets.artifact import Artifact, compile_bundle
 from targets.bundle import Bundle
-from targets.c.runtime import CSession
 from targets.firmware import build
 from targets.firmware.query import program_writer, whole_query
-from targets.graph import Graph, TensorSpec
 from targets.tflite.affine import quantize
 from tests.targets.c_oracle import check_bit_exact
 from tests.tools import need, need_module
@@ -88,16 +86,6 @@ def artifact(request: pytest.FixtureRequest, shared: Callable[[str, Callable[[Pa
     return Artifact.open(shared(f"imu-{network}", make) / "artifact")
 
 
-def on_host(folder: Path) -> CSession:
-    """The program compiled by gcc for this machine."""
-    about = read_json(folder / "model.json")
-    specs = [
-        tuple(TensorSpec(port["name"], port["dtype"], (None, *port["shape"][1:])) for port in about[direction])
-        for direction in ("inputs", "outputs")
-    ]
-    return CSession(Graph(about["name"], *specs), folder, "O2")
-
-
 @pytest.fixture
 def program(artifact: Artifact, tmp_path: Path) -> Path:
     return write_stream(tmp_path / "program", artifact)
@@ -108,7 +96,7 @@ def test_c_and_numpy_decide_alike_on_hours_of_signal(artifact: Artifact, program
     counts = SETTINGS.counts(walk(2 * 3600 * 50))
     expected = artifact.student().glue.decide_counts(counts)  # type: ignore[attr-defined]
     hops = counts.reshape(-1, SETTINGS.hop, 6)
-    found = on_host(program)({"samples": hops, "count": np.full(len(hops), SETTINGS.hop, np.int32)})
+    found = on_this_machine(program)({"samples": hops, "count": np.full(len(hops), SETTINGS.hop, np.int32)})
     decisions = found["decision"].tolist()
     assert decisions[:2] == [-1, -1] and len(expected) == len(hops) - 2
     assert decisions[2:] == [decision.index for decision in expected]
@@ -120,7 +108,7 @@ def test_c_and_numpy_decide_alike_on_hours_of_signal(artifact: Artifact, program
 def test_a_stream_decides_alike_however_its_samples_arrive(artifact: Artifact, program: Path) -> None:
     counts = SETTINGS.counts(walk(3000, seed=1))
     rng = np.random.default_rng(0)
-    stream, session = artifact.student().glue.stream(), on_host(program)  # type: ignore[attr-defined]
+    stream, session = artifact.student().glue.stream(), on_this_machine(program)  # type: ignore[attr-defined]
     expected = artifact.student().glue.decide_counts(counts)  # type: ignore[attr-defined]
     for _ in range(2):
         start, pushed, asked = 0, [], []

@@ -8,12 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compressor.tasks.imu.firmware.program import write_program
+from compressor.tasks.imu.firmware.program import on_this_machine, write_program
 from compressor.tasks.imu.stream import Decider, Head, Stream, StreamSettings, smooth
 from profiles.errors import RequestError
-from profiles.storage import read_json
-from targets.c.runtime import CSession
-from targets.graph import Graph, TensorSpec
 from targets.tflite.affine import dequantize, quantize
 from tests.tools import need
 
@@ -71,12 +68,7 @@ def test_generated_c_decides_by_the_same_bits_on_hours_of_signal(tmp_path: Path)
     need("gcc")
     ports = {"name": "net", "inputs": [_port(INPUT)], "outputs": [_port(OUTPUT)]}
     write_program(tmp_path, ports, SETTINGS, head(), "a test", {"encoder.c": ENCODER})
-    about = read_json(tmp_path / "model.json")
-    specs = [
-        tuple(TensorSpec(port["name"], port["dtype"], ("batch", *port["shape"][1:])) for port in about[direction])
-        for direction in ("inputs", "outputs")
-    ]
-    session = CSession(Graph(about["name"], *specs), tmp_path, "O2")
+    session = on_this_machine(tmp_path)
     counts = signal(6 * 3600 * 50)
     hops = counts.reshape(-1, SETTINGS.hop, 6)
     found = session({"samples": hops, "count": np.full(len(hops), SETTINGS.hop, np.int32)})

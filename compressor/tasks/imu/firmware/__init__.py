@@ -8,6 +8,6 @@ stream.h         scaling, ring of samples, smoothing: the same bits as compresso
 stream_model.c   the frame: takes some samples and decides once per hop
 """
 
-from compressor.tasks.imu.firmware.program import NAME, query_program, requests, write_stream
+from compressor.tasks.imu.firmware.program import NAME, on_this_machine, query_program, requests, write_stream
 
-__all__ = ["NAME", "query_program", "requests", "write_stream"]
+__all__ = ["NAME", "on_this_machine", "query_program", "requests", "write_stream"]

@@ -18,6 +18,7 @@ from targets.glue import evenly_spread
 
 if TYPE_CHECKING:
     from targets.artifact import Artifact
+    from targets.c.runtime import CSession
     from targets.firmware.query import QueryProgram
     from targets.student import Student
 
@@ -112,6 +113,19 @@ def _port(name: str, dtype: str, *shape: int) -> dict[str, Any]:
     """An input or output as model.json describes it."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     return {"name": name, "dtype": dtype, "shape": list(shape), "bytes": size, "scale": None, "zero_point": None}
+
+
+def on_this_machine(folder: Path) -> CSession:
+    """What `write_stream` wrote, compiled by gcc for this machine: a session that keeps its state from row to row."""
+    from targets.c.runtime import CSession
+    from targets.graph import Graph, TensorSpec
+
+    about = read_json(folder / "model.json")
+    inputs, outputs = (
+        tuple(TensorSpec(port["name"], port["dtype"], ("batch", *port["shape"][1:])) for port in about[direction])
+        for direction in ("inputs", "outputs")
+    )
+    return CSession(Graph(about["name"], inputs, outputs), folder, "O2")
 
 
 def requests(counts: np.ndarray, hop: int) -> list[bytes]:
