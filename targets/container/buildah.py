@@ -62,7 +62,10 @@ class BuildahEngine:
         command += [f"--build-arg={key}={value}" for key, value in arguments.items()]
         command += [f"--label={key}={value}" for key, value in labels.items()]
         command += [f"--secret=id={key},src={value}" for key, value in secrets.items()]
+        before = _image_id(image)
         build_command([*command, "--tag", image, "--file", str(dockerfile), str(context)], f"buildah build of {image}")
+        if before and before != _image_id(image):
+            ask(["buildah", "rmi", before])  # refused, and so kept, where it has another name
 
     def import_root(self, archive: Path, image: str, platform: str) -> None:
         doing = f"buildah import of {image}"
@@ -118,6 +121,11 @@ class BuildahContainer:
 
     def command(self, arguments: Sequence[str]) -> list[str]:
         return [*self._join, *arguments]
+
+
+def _image_id(image: str) -> str | None:
+    done = ask(["buildah", "inspect", "--type", "image", "--format", "{{.FromImageID}}", image])
+    return None if done.returncode else done.stdout.strip()
 
 
 def _join(name: str) -> list[str]:
