@@ -26,7 +26,8 @@ SLOT_NAMES = {"en": "letter", "cmn": "syllable"}
 def export(task: Task, writer: BundleWriter) -> None:
     """Write graphs, inputs, splits, settings, teacher and lineage. The test part is read here, and nowhere before."""
     task.teacher.cpu().eval()
-    task.student.cpu().eval()
+    # channels-last weights are for training; torch.export warns of them when it saves
+    task.student.cpu().eval().to(memory_format=torch.contiguous_format)
     settings = settings_of(task)
     writer.settings(settings)
     _add_graphs(task, writer, settings)
