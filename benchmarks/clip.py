@@ -32,7 +32,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.sketch_runs import spent, train
+from benchmarks.runs import spent, train
 from benchmarks.writing import RESULTS, write_rows
 
 ABLATION = ("none", "stage 2", "english")

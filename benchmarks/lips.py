@@ -29,7 +29,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.sketch_runs import spent, teacher_weights, train
+from benchmarks.runs import spent, teacher_weights, train
 from benchmarks.writing import RESULTS, write_rows
 
 LOSS = "stages.distill.loss"

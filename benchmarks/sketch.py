@@ -28,7 +28,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.sketch_runs import spent, teacher_scores, teacher_weights, train
+from benchmarks.runs import spent, teacher_weights, train
+from benchmarks.sketch_runs import teacher_scores
 from benchmarks.writing import RESULTS, write_rows
 from targets.manifest import place_file
 
@@ -113,7 +114,8 @@ def train_teacher(arguments: argparse.Namespace, fold: int) -> Path:
     key = hashlib.sha256(" ".join([*kept, *fixed]).encode()).hexdigest()[:12]
     path = arguments.work / f"teacher-fold-{fold}-{key}.safetensors"
     if not path.exists():
-        run_dir = train("sketch", arguments.work, f"teacher fold {fold}", [*kept, *fixed, *threads(recipe)])
+        alone = ["selector.kind=fixed", "deploy.canvases=[32]", *threads(recipe)]
+        run_dir = train("sketch", arguments.work, f"teacher fold {fold}", [*kept, *fixed, *alone])
         place_file(teacher_weights(run_dir), path)
     return path
 

@@ -25,7 +25,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.sketch_runs import spent, teacher_scores, teacher_weights, train
+from benchmarks.runs import spent, teacher_weights, train
+from benchmarks.sketch_runs import teacher_scores
 from benchmarks.writing import RESULTS, write_rows
 
 # The weights of the recipe's loss are the asymmetric student's. A symmetric one has InfoNCE for prototype_ce.

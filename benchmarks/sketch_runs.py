@@ -1,53 +1,12 @@
-"""Runs of the sketch task that its benchmarks share: continued where they were stopped, their time added up."""
+"""What the benchmarks of the sketch task share."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-
-def train(recipe: str, work: Path, name: str, overrides: Sequence[str]) -> Path:
-    """A finished run of the recipe with these overrides, in a directory of its own in `work`."""
-    from compressor.recipe import load_recipe
-    from compressor.train import distill
-
-    label = name.replace(" ", "-").replace("/", "-of-")
-    loaded = load_recipe(recipe, [*overrides, f"name={label}"])
-    run_dir = work / f"{label}-{loaded.hash[:12]}"
-    began = time.monotonic()
-    distill(loaded, run_dir, resume=True)
-    spent(work, time.monotonic() - began)
-    return run_dir
-
-
-def spent(work: Path, seconds: float = 0.0) -> float:
-    """Add to the seconds spent in training so far, over all starts of a program; returns their sum."""
-    from profiles.storage import read_json, write_json
-
-    path = work / "seconds.json"
-    total = (read_json(path) if path.exists() else 0.0) + seconds
-    write_json(path, total)
-    return total
-
-
-def teacher_weights(run_dir: Path) -> Path:
-    """The weights of a run's teacher as one file, for students to start from."""
-    from safetensors.torch import save_file
-
-    from compressor.checkpoint import Checkpoints
-    from profiles.storage import atomic_file
-
-    path = run_dir / "teacher.safetensors"
-    if not path.exists():
-        weights = Checkpoints(run_dir / "checkpoints" / "teacher").load("final")["shared"]["modules"]["teacher"]
-        with atomic_file(path) as temporary:
-            save_file({key: value.contiguous() for key, value in weights.items()}, temporary)
-    return path
 
 
 def teacher_scores(bundle: Path) -> tuple[np.ndarray, float]:

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import sketch
-from benchmarks.sketch_runs import spent, train
+from benchmarks.runs import spent, train
 from benchmarks.sketch_sweep_figure import write_figure
 from benchmarks.writing import RESULTS, write_rows
 from profiles.storage import load_npz, save_npz

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,6 +28,21 @@ class OptimizerSpec:
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
     clip_norm: float | None = None
+
+
+def adamw(
+    groups: list[dict[str, Any]] | list[nn.Parameter], *, lr: float, weight_decay: float, warmup_steps: int, steps: int
+) -> OptimizerSpec:
+    """AdamW with a linear warm-up over `warmup_steps` (the step after them has the whole rate) and a cosine to zero at
+    the last of `steps`. `groups`: parameters, or torch's parameter groups, which may have rates of their own."""
+    import torch
+
+    def factor(step: int) -> float:
+        warm = min(1.0, (step + 1) / (warmup_steps + 1))
+        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(steps, 1))))
+
+    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
+    return OptimizerSpec(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor))
 
 
 class Stage:

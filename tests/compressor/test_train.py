@@ -20,7 +20,7 @@ from compressor.context import Context
 from compressor.fit import batch_norms_in_training, prefetch
 from compressor.recipe import load_recipe
 from compressor.runlog import cut_metrics, read_metrics
-from compressor.stage import OptimizerSpec, Stage
+from compressor.stage import OptimizerSpec, Stage, adamw
 from compressor.train import distill
 from profiles.errors import GateError, RequestError
 from tests.compressor.engine import Toy
@@ -168,3 +168,16 @@ def test_only_batch_norms_that_learn_statistics_of_their_own_are_named() -> None
         nn.BatchNorm2d(4, track_running_stats=False), nn.BatchNorm2d(4).eval(), nn.InstanceNorm2d(3),
     )  # fmt: skip
     assert batch_norms_in_training({"net": net}) == ["net.0", "net.2.0"]
+
+
+def test_the_learning_rate_warms_up_linearly_and_ends_at_zero() -> None:
+    spec = adamw([torch.nn.Parameter(torch.zeros(1))], lr=0.1, weight_decay=0.0, warmup_steps=4, steps=20)
+    assert spec.scheduler is not None
+    rates = []
+    for _ in range(21):
+        rates.append(spec.optimizer.param_groups[0]["lr"])
+        spec.optimizer.step()
+        spec.scheduler.step()
+    cosine = [0.1 * (1 + math.cos(math.pi * step / 20)) / 2 for step in range(21)]
+    assert rates[:5] == pytest.approx([value * (step + 1) / 5 for step, value in enumerate(cosine[:5])])
+    assert rates[5:] == pytest.approx(cosine[5:])

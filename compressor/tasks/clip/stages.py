@@ -14,10 +14,9 @@ from compressor.context import seed_globally
 from compressor.losses.alignment import cross_modal_kl, multilingual_info_nce
 from compressor.losses.feature import feature_smooth_l1
 from compressor.models.encoder import unit
-from compressor.stage import OptimizerSpec, Stage
+from compressor.stage import OptimizerSpec, Stage, adamw
 from compressor.tasks.clip.config import FeatureStageConfig
 from compressor.tasks.clip.views import jitter
-from compressor.tasks.sketch.teacher import adamw
 
 if TYPE_CHECKING:
     from compressor.tasks.clip.targets import Texts
@@ -43,7 +42,7 @@ class _ClipStage(Stage):
 
     def optimizers(self) -> list[OptimizerSpec]:
         parameters = [parameter for module in self.modules().values() for parameter in module.parameters()]
-        return [adamw([{"params": parameters}], self.settings.optimizer, self.steps)]
+        return [adamw(parameters, **self.settings.optimizer.model_dump(), steps=self.steps)]
 
     def things(self, rng: np.random.Generator) -> np.ndarray:
         """Different things: one that came twice would be its own negative."""

@@ -13,11 +13,10 @@ from torch.nn import functional
 
 from compressor.context import seed_globally
 from compressor.models.imu_encoder import ImuEncoder
-from compressor.stage import OptimizerSpec, Stage
+from compressor.stage import OptimizerSpec, Stage, adamw
 from compressor.tasks.imu.augment import vary
 from compressor.tasks.imu.config import ClassifyStageConfig
 from compressor.tasks.imu.probe import Probe, accuracy, embed, fit_probe
-from compressor.tasks.imu.teacher import adamw
 
 if TYPE_CHECKING:
     from compressor.tasks.imu.task import Task
@@ -71,7 +70,11 @@ class ClassifyStage(Stage):
         return {"classifier": self.classifier}
 
     def optimizers(self) -> list[OptimizerSpec]:
-        return [adamw(list(self.classifier.parameters()), self.settings.optimizer, self.steps)] if self.steps else []
+        return (
+            [adamw(list(self.classifier.parameters()), **self.settings.optimizer.over(self.steps))]
+            if self.steps
+            else []
+        )
 
     def start(self, context: Context) -> None:
         """The student of now, and the probe of its features, unless a resumed run has gone on from them."""

@@ -72,6 +72,11 @@ class OptimizerConfig(Section):
     weight_decay: float = Field(default=1e-4, ge=0)
     warmup_share: float = Field(default=0.1, ge=0, lt=1, description="of the steps")
 
+    def over(self, steps: int) -> dict[str, Any]:
+        """What `compressor.stage.adamw` wants to know."""
+        warmup_steps = max(0, round(self.warmup_share * steps) - 1)
+        return {"lr": self.lr, "weight_decay": self.weight_decay, "warmup_steps": warmup_steps, "steps": steps}
+
 
 class TeacherStageConfig(Section):
     """The teacher learns which clip a window is of, and to tell its moment from others: two views of the same window

@@ -15,11 +15,10 @@ from compressor.losses.queue import EmbeddingQueue, queue_cross_entropy
 from compressor.losses.response import cosine
 from compressor.models.encoder import unit
 from compressor.models.imu_encoder import Projector
-from compressor.stage import OptimizerSpec, Stage
+from compressor.stage import OptimizerSpec, Stage, adamw
 from compressor.tasks.imu.augment import vary
 from compressor.tasks.imu.config import SimclrStageConfig
 from compressor.tasks.imu.probe import embed
-from compressor.tasks.imu.teacher import adamw
 
 if TYPE_CHECKING:
     from compressor.tasks.imu.task import Task
@@ -52,7 +51,7 @@ class DistillStage(Stage):
 
     def optimizers(self) -> list[OptimizerSpec]:
         parameters = [parameter for module in self.modules().values() for parameter in module.parameters()]
-        return [adamw(parameters, self.settings.optimizer, self.steps)]
+        return [adamw(parameters, **self.settings.optimizer.over(self.steps))]
 
     def start(self, context: Context) -> None:
         self.rank, self.world_size, self._gather = context.rank, context.world_size, context.gather
@@ -136,7 +135,7 @@ class SimclrStage(Stage):
 
     def optimizers(self) -> list[OptimizerSpec]:
         parameters = [parameter for module in self.modules().values() for parameter in module.parameters()]
-        return [adamw(parameters, self.settings.optimizer, self.steps)]
+        return [adamw(parameters, **self.settings.optimizer.over(self.steps))]
 
     def start(self, context: Context) -> None:
         self.rank, self.world_size, self._gather = context.rank, context.world_size, context.gather

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,8 @@ from compressor.context import seed_globally
 from compressor.losses.contrastive import info_nce
 from compressor.models.clip_net import ClipNet
 from compressor.models.encoder import unit
-from compressor.stage import OptimizerSpec, Stage
-from compressor.tasks.imu.config import ImuConfig, OptimizerConfig, TeacherConfig
+from compressor.stage import OptimizerSpec, Stage, adamw
+from compressor.tasks.imu.config import ImuConfig, TeacherConfig
 from profiles.errors import RequestError, require
 
 if TYPE_CHECKING:
@@ -27,17 +26,6 @@ if TYPE_CHECKING:
 CHUNK = 128
 REVISION = 1  # of how outputs are computed: part of the cache's key
 TRANSFORMERS = "transformers:"
-
-
-def adamw(parameters: list[nn.Parameter], settings: OptimizerConfig, steps: int) -> OptimizerSpec:
-    """AdamW, linear warm-up, cosine to zero at the last step."""
-    warmup = max(1, round(settings.warmup_share * steps))
-
-    def factor(step: int) -> float:
-        return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(steps, 1))))
-
-    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-    return OptimizerSpec(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor))
 
 
 class VideoTransformer(nn.Module):
@@ -131,7 +119,7 @@ class TeacherStage(Stage):
 
     def optimizers(self) -> list[OptimizerSpec]:
         parameters = [parameter for module in self.modules().values() for parameter in module.parameters()]
-        return [adamw(parameters, self.settings.optimizer, self.steps)]
+        return [adamw(parameters, **self.settings.optimizer.over(self.steps))]
 
     def start(self, context: Context) -> None:
         self.rank, self.world_size, self._gather = context.rank, context.world_size, context.gather

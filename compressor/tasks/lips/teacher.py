@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 from compressor.cache import weights_hash
 from compressor.ema import MovingAverage
 from compressor.losses.sequence import lcs_pairs
-from compressor.stage import OptimizerSpec, Stage
+from compressor.stage import OptimizerSpec, Stage, adamw
 from compressor.tasks.lips.batches import mel_of, noisy_mel, pad, previous, similar_clips, targets
-from compressor.tasks.lips.config import OptimizerConfig, SequenceStageConfig
+from compressor.tasks.lips.config import SequenceStageConfig
 from compressor.tasks.lips.networks import Seq2Seq, greedy, seq2seq_loss
 from compressor.tasks.lips.vocabulary import EDGE, FIRST
 
@@ -26,17 +25,6 @@ if TYPE_CHECKING:
 
 CHUNK = 64
 REVISION = 1  # of what is kept: part of the cache's key
-
-
-def adamw(parameters: list[nn.Parameter], settings: OptimizerConfig, steps: int) -> OptimizerSpec:
-    """AdamW, linear warm-up, cosine to zero at the last step."""
-
-    def factor(step: int) -> float:
-        warm = min(1.0, (step + 1) / (settings.warmup_steps + 1))
-        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(steps, 1))))
-
-    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-    return OptimizerSpec(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor))
 
 
 class SequenceStage(Stage):
@@ -49,7 +37,7 @@ class SequenceStage(Stage):
 
     def optimizers(self) -> list[OptimizerSpec]:
         parameters = [parameter for module in self.modules().values() for parameter in module.parameters()]
-        return [adamw(parameters, self.sequence_settings.optimizer, self.steps)]
+        return [adamw(parameters, **self.sequence_settings.optimizer.model_dump(), steps=self.steps)]
 
     def start(self, context: Context) -> None:
         if self.average is not None:

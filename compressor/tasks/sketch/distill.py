@@ -16,9 +16,9 @@ from compressor.context import seed_globally
 from compressor.ema import MovingAverage
 from compressor.losses import contrastive, relational, response
 from compressor.models.encoder import unit
-from compressor.stage import OptimizerSpec, Stage
+from compressor.stage import OptimizerSpec, Stage, adamw
 from compressor.tasks.sketch.config import DistillStageConfig, LossConfig
-from compressor.tasks.sketch.teacher import adamw, channels_last
+from compressor.tasks.sketch.teacher import channels_last
 from compressor.tasks.sketch.views import draw, vary, vary_photos
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class DistillStage(Stage):
 
     def optimizers(self) -> list[OptimizerSpec]:
         parameters = [parameter for module in self.modules().values() for parameter in module.parameters()]
-        return [adamw([{"params": parameters}], self.settings.optimizer, self.steps)]
+        return [adamw(parameters, **self.settings.optimizer.model_dump(), steps=self.steps)]
 
     def start(self, context: Context) -> None:
         self.task.load_targets(context)

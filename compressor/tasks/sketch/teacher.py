@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,7 @@ from compressor.cache import weights_hash
 from compressor.context import entropy
 from compressor.losses.contrastive import info_nce, triplet_in_batch
 from compressor.models.encoder import Encoder, freeze_first_stages, unit
-from compressor.stage import OptimizerSpec, Stage
-from compressor.tasks.sketch.config import OptimizerConfig
+from compressor.stage import OptimizerSpec, Stage, adamw
 from compressor.tasks.sketch.views import draw, resize_photos, vary, vary_photos
 
 if TYPE_CHECKING:
@@ -25,17 +23,6 @@ if TYPE_CHECKING:
 
 CHUNK = 64
 REVISION = 2  # of the views and of how outputs are computed: part of the cache's key
-
-
-def adamw(groups: list[dict[str, Any]], settings: OptimizerConfig, steps: int) -> OptimizerSpec:
-    """AdamW, linear warm-up, cosine to zero at the last step."""
-
-    def factor(step: int) -> float:
-        warm = min(1.0, (step + 1) / (settings.warmup_steps + 1))
-        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(steps, 1))))
-
-    optimizer = torch.optim.AdamW(groups, lr=settings.lr, weight_decay=settings.weight_decay)
-    return OptimizerSpec(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor))
 
 
 def channels_last(pictures: Tensor) -> Tensor:
@@ -111,7 +98,7 @@ class TeacherStage(Stage):
         body = [parameter for parameter in teacher.network.parameters() if parameter.requires_grad]
         head_lr = settings.optimizer.lr * settings.head_lr_factor
         groups: list[dict[str, Any]] = [{"params": body}, {"params": list(teacher.head.parameters()), "lr": head_lr}]
-        return [adamw(groups, settings.optimizer, self.steps)]
+        return [adamw(groups, **settings.optimizer.model_dump(), steps=self.steps)]
 
     def start(self, context: Context) -> None:
         self.rank, self.world_size = context.rank, context.world_size

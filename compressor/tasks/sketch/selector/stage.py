@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from compressor.context import entropy, seed_globally
 from compressor.losses import policy_gradient
-from compressor.stage import OptimizerSpec, Stage
-from compressor.tasks.sketch.config import OptimizerConfig
+from compressor.stage import OptimizerSpec, Stage, adamw
 from compressor.tasks.sketch.query_cost import choice_macs, look_macs, search_macs
 from compressor.tasks.sketch.selector.analysis import gain_over_hull
 from compressor.tasks.sketch.selector.config import SelectorConfig, selector_canvases
@@ -23,7 +22,6 @@ from compressor.tasks.sketch.selector.glue import Scale
 from compressor.tasks.sketch.selector.policies import CrossFitted, FeaturePolicy, GruPolicy, build_policy
 from compressor.tasks.sketch.selector.rewards import Outcomes, by_drawing, collect
 from compressor.tasks.sketch.simplify import five_tuples, simplify
-from compressor.tasks.sketch.teacher import adamw
 from profiles.flops import count_module
 from targets.bundle import Bundle
 
@@ -90,8 +88,7 @@ class SelectorStage(Stage):
         return {"selector": self.policy}
 
     def optimizers(self) -> list[OptimizerSpec]:
-        optimizer = OptimizerConfig(**self.settings.optimizer.model_dump())
-        return [adamw([{"params": list(self.policy.parameters())}], optimizer, self.steps)]
+        return [adamw(list(self.policy.parameters()), **self.settings.optimizer.model_dump(), steps=self.steps)]
 
     def state_dict(self) -> dict[str, Any]:
         scale = self.scale.to_settings() if self.scale is not None else None
