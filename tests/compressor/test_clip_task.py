@@ -88,6 +88,7 @@ if rank == 0:
 """
 
 
+@pytest.mark.slow
 def test_two_gloo_processes_have_the_contrastive_loss_and_gradient_of_one(tmp_path: Path) -> None:
     def start(rank: int, world: int) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", GLOO, str(rank), str(world), f"file://{tmp_path / 'meeting'}"]

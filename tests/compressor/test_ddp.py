@@ -34,6 +34,7 @@ def workers(toy: Toy) -> set[int]:
     return found
 
 
+@pytest.mark.slow
 def test_two_processes_killed_and_resumed_in_both_stages_end_in_the_same_bits(toy: Toy) -> None:
     assert toy.finish("whole", *TWO) == 0, toy.said
     options = (*TWO, "train.checkpoint_every=3", "pause_ms=15")
@@ -67,6 +68,7 @@ def test_two_processes_killed_and_resumed_in_both_stages_end_in_the_same_bits(to
     assert "differs in train.devices" in toy.said
 
 
+@pytest.mark.slow
 def test_a_signal_stops_both_processes_with_the_state_saved(toy: Toy) -> None:
     """Through the command line: only the first process gets the signal, the worker stops at the same step."""
     command = [sys.executable, "-m", "compressor", "distill", str(toy.recipe), "--out", str(toy.root / "run"), *TWO]

@@ -122,9 +122,9 @@ def test_tables_sort_with_the_keyboard(page):
 
 
 def test_layers_sort_by_their_macs(page):
-    page.evaluate("document.querySelector('#layers th.n button').click()")
+    page.evaluate("document.querySelector('#layers table.sortable th.n button').click()")
     values = page.evaluate(
-        "[...document.querySelector('#layers tbody').rows].map((r) => Number(r.cells[3].dataset.value))"
+        "[...document.querySelector('#layers table.sortable tbody').rows].map((r) => Number(r.cells[3].dataset.value))"
     )
     assert values == sorted(values, reverse=True) and len(values) == 15
 

@@ -95,6 +95,7 @@ def test_every_requirement_of_an_image_is_pinned(name: str) -> None:
     assert {normal(line) for line in wanted if not line.startswith("#")} <= pinned
 
 
+@pytest.mark.slow
 def test_the_gpu_image_s_wheels_resolve_to_pinned_versions_and_nothing_else(tmp_path: Path) -> None:
     report, folder = tmp_path / "report.json", images.FOLDER / "gpu"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
