@@ -20,7 +20,8 @@ LONGEST = (
     "test_readme.py", "test_cli.py", "test_bench_mcu.py", "test_docker.py", "test_clip_task.py", "test_lips_task.py",
     "test_remote.py", "test_imu_task.py", "test_sketch_selector.py", "test_container.py", "test_tflite_rewrite.py",
     "test_tflite.py", "test_tflite_onnx.py", "test_sketch_task.py", "test_artifact.py", "test_runtimes.py",
-    "test_ethos_u.py", "test_c_operators.py", "test_kernels.py", "test_quantise_aware.py", "test_firmware.py", "test_packaging.py",
+    "test_ethos_u.py", "test_c_operators.py", "test_kernels.py", "test_quantise_aware.py", "test_firmware.py",
+    "test_packaging.py",
 )  # fmt: skip
 
 
