@@ -156,8 +156,8 @@ def part(arguments: argparse.Namespace, variant: str, seed: int) -> dict[str, np
 
     Keys are "READOUT/SHARE/DRAW/SETTING/PART" -> (windows,) classes, and "basicmotions/CASES/DRAW" -> right or not.
     """
+    from compressor.stage import TargetsStage
     from compressor.tasks.imu.distill import DistillStage, SimclrStage
-    from compressor.tasks.imu.teacher import TargetsStage
 
     teacher = teacher_file(arguments, variant, seed)
     overrides = [*VARIANTS[variant], "stages.teacher.steps=0"]

@@ -113,6 +113,18 @@ class Stage:
         trainer.fit(self)
 
 
+class TargetsStage(Stage):
+    """What a frozen teacher says about a task's inputs, in the cache on disk: the task's `load_targets(context)`."""
+
+    name = "targets"
+
+    def __init__(self, task: Any) -> None:
+        self.task = task
+
+    def run(self, trainer: Trainer) -> None:
+        self.task.load_targets(trainer.context)
+
+
 class Task:
     """A method: pairs, teacher, student, stages, metric. One folder in compressor/tasks: `task.py`, `glue.py`."""
 

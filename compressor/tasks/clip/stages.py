@@ -21,7 +21,7 @@ from compressor.tasks.clip.views import jitter
 if TYPE_CHECKING:
     from compressor.tasks.clip.targets import Texts
     from compressor.tasks.clip.task import Task
-    from compressor.train import Context, Trainer
+    from compressor.train import Context
 
 
 class _ClipStage(Stage):
@@ -90,18 +90,6 @@ class TeacherStage(_ClipStage):
 
     def validate(self, context: Context) -> dict[str, float]:
         return self.task.teacher_metrics(self.task.split.validation)
-
-
-class TargetsStage(Stage):
-    """What the teacher says about every view of every picture and about every text, in the cache on disk."""
-
-    name = "targets"
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-
-    def run(self, trainer: Trainer) -> None:
-        self.task.load_targets(trainer.context)
 
 
 class Adapted(nn.Module):

@@ -19,11 +19,11 @@ from compressor.data.captions import CaptionDataset, load_captions
 from compressor.data.pairs import Split
 from compressor.models.encoder import Encoder
 from compressor.models.weights import load_weights
-from compressor.stage import Stage
+from compressor.stage import Stage, TargetsStage
 from compressor.stage import Task as BaseTask
 from compressor.tasks.clip.config import ClipConfig
 from compressor.tasks.clip.metrics import ranks, recalls, unit_rows
-from compressor.tasks.clip.stages import AlignmentStage, ImageFeatureStage, TargetsStage, TeacherStage, TextFeatureStage
+from compressor.tasks.clip.stages import AlignmentStage, ImageFeatureStage, TeacherStage, TextFeatureStage
 from compressor.tasks.clip.students import TextTower, build_image_tower
 from compressor.tasks.clip.targets import PictureBank, Texts, make_tokenizer, read_texts, text_targets
 from compressor.tasks.clip.teacher import AssembledTeacher, Teacher, build_teacher, in_chunks, load_module, through_head

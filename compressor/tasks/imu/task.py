@@ -19,13 +19,12 @@ from compressor.context import seed_globally
 from compressor.data.imu_windows import Pairs, Windows
 from compressor.data.source import read_manifest
 from compressor.models.imu_encoder import SHAPES, ImuEncoder
-from compressor.stage import Stage
+from compressor.stage import Stage, TargetsStage
 from compressor.stage import Task as BaseTask
 from compressor.tasks.imu.classify import ClassifyStage
 from compressor.tasks.imu.config import ImuConfig
 from compressor.tasks.imu.distill import DistillStage, SimclrStage
 from compressor.tasks.imu.teacher import (
-    TargetsStage,
     TeacherStage,
     build_teacher,
     teacher_outputs,

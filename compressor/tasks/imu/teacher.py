@@ -21,7 +21,7 @@ from profiles.errors import RequestError, require
 
 if TYPE_CHECKING:
     from compressor.tasks.imu.task import Task
-    from compressor.train import Context, Trainer
+    from compressor.train import Context
 
 CHUNK = 128
 REVISION = 1  # of how outputs are computed: part of the cache's key
@@ -153,18 +153,6 @@ def move_clips(clips: Tensor, rng: np.random.Generator, mirrored: np.ndarray) ->
     grid = functional.affine_grid(torch.from_numpy(theta), list(clips.shape), align_corners=False)
     moved = functional.grid_sample(clips, grid, align_corners=False)
     return moved + 0.05 * torch.from_numpy(rng.standard_normal(tuple(moved.shape), dtype=np.float32))
-
-
-class TargetsStage(Stage):
-    """What the frozen teacher says about every clip, in the cache on disk."""
-
-    name = "targets"
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-
-    def run(self, trainer: Trainer) -> None:
-        self.task.load_targets(trainer.context)
 
 
 def teacher_outputs(task: Task, context: Context) -> np.ndarray:

@@ -21,14 +21,13 @@ from compressor.data.words import words_of
 from compressor.models.encoder import Encoder, build_encoder
 from compressor.models.weights import load_weights
 from compressor.quantise_aware import QuantiseAware
-from compressor.stage import Stage
+from compressor.stage import Stage, TargetsStage
 from compressor.stage import Task as BaseTask
 from compressor.tasks.sketch.config import SketchConfig
 from compressor.tasks.sketch.distill import DistillStage
 from compressor.tasks.sketch.selector.cascade import selector_stage
 from compressor.tasks.sketch.selector.stage import SelectorStage
 from compressor.tasks.sketch.teacher import (
-    TargetsStage,
     TeacherStage,
     accuracy_at_1,
     embed_photos,

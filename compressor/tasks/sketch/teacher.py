@@ -19,7 +19,7 @@ from compressor.tasks.sketch.views import draw, resize_photos, vary, vary_photos
 if TYPE_CHECKING:
     from compressor.data.sketch import Sketch
     from compressor.tasks.sketch.task import Task
-    from compressor.train import Context, Trainer
+    from compressor.train import Context
 
 CHUNK = 64
 REVISION = 2  # of the views and of how outputs are computed: part of the cache's key
@@ -148,18 +148,6 @@ class TeacherStage(Stage):
 
     def validate(self, context: Context) -> dict[str, float]:
         return {"acc@1": self.task.teacher_accuracy(self.task.split.validation, context.device)}
-
-
-class TargetsStage(Stage):
-    """What the frozen teacher says about photos and about every view of every drawing, in the cache on disk."""
-
-    name = "targets"
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-
-    def run(self, trainer: Trainer) -> None:
-        self.task.load_targets(trainer.context)
 
 
 def view_seed(seed: int, index: int, view: int) -> np.random.Generator:
