@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from compressor.report import details as details_module
+from compressor.report import view
 from compressor.report.pictures import encode_png
-from profiles.results import Results
+from profiles.results import Record, Results
 
 STUDENT = "made-up-sketcher"
 EVIL = "<script>window.pwned = 1</script>"
@@ -326,3 +328,31 @@ def write_run(folder: Path, *, with_details: bool = True, student: str = STUDENT
     if with_details:
         (folder / "details.json").write_text(json.dumps(details(samples, student)))
     return folder / "results.json"
+
+
+def record(**fields) -> Record:
+    required = {"student": "s", "graph": "*", "device": "host", "runtime": "r", "precision_requested": "fp32"}
+    return Record.model_validate({**required, "status": "verified", **fields})
+
+
+def latency(mean, half, p50=None):
+    return {
+        "p50": p50 or mean, "p90": mean, "p99": mean, "mean": mean, "ci95": [mean - half, mean + half],
+        "n": 100, "threads": 1, "warmup": 5,
+    }  # fmt: skip
+
+
+def metric(value, **more):
+    base = {
+        "name": "acc",
+        "n": 100,
+        "split": "test",
+        "float_value": 0.5,
+        "teacher_value": 0.8,
+        "higher_is_better": True,
+    }
+    return {**base, "value": value, "ci95": [value - 0.05, value + 0.05], **more}
+
+
+def rows(*records: Record):
+    return view.rows_of(records, details_module.Details(schema=1))
