@@ -25,10 +25,11 @@ README = (ROOT / "README.md").read_text()
 LONG = ("make demo", "make test")
 # By the beginning of the command. Each runtime and precision has end-to-end tests of its own.
 LIMITS = {
-    "compressor bench model.onnx ": "--runtime onnx",
+    "compressor bench model.onnx ": None,  # test_cli.py does the same
     "compressor bench timm:": None,
     "compressor bench runs/demo/bundle --device shop-terminal.yaml ": "--precision fp32",
-    "compressor bench runs/demo/bundle --device rtx-4070 ": "--precision fp16",
+    "compressor bench runs/demo/bundle --device rtx-4070 ": None,
+    "compressor distill sketch ": "stages.targets.views=1 selector.kind=fixed 'deploy.canvases=[32]'",
 }
 
 

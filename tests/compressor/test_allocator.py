@@ -29,6 +29,7 @@ def faults(mode: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_memory_that_is_kept_is_not_faulted_in_again() -> None:
     kept = faults("keep")
     if kept == "no glibc":

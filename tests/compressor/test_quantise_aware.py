@@ -299,6 +299,7 @@ def test_ranges_are_fixed_after_their_share_of_the_steps_and_batch_norm_from_the
     assert moved == [float(min(step + 1, 50)) for step in range(100)]
 
 
+@pytest.mark.slow
 def test_killed_while_ranges_move_and_after_it_ends_in_the_same_bits(toy: Toy) -> None:
     assert toy.finish("whole", *TOY_STEPS) == 0, toy.said
     options = (*TOY_STEPS, "train.checkpoint_every=1", "pause_ms=15")

@@ -211,17 +211,20 @@ def test_a_mirrored_photo_is_mirrored_with_its_sketch(folder: Path) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        [],
-        ["gallery=student", "student.in_channels=3", "stages.distill.loss.info_nce=1"],
-        [
-            "student.network=pruned-teacher",
-            "student.width=1",
-            "student.in_channels=3",
-            "student.macs_ratio=0.5",
-            "stages.quantise.steps=2",
-        ],
+        pytest.param([], id="asymmetric"),
+        pytest.param(["gallery=student", "student.in_channels=3", "stages.distill.loss.info_nce=1"], id="symmetric"),
+        pytest.param(
+            [
+                "student.network=pruned-teacher",
+                "student.width=1",
+                "student.in_channels=3",
+                "student.macs_ratio=0.5",
+                "stages.quantise.steps=2",
+            ],
+            id="pruned-teacher-quantise-aware",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["asymmetric", "symmetric", "pruned-teacher-quantise-aware"],
 )
 def test_a_run_ends_in_a_bundle_that_scores_what_the_student_scored(
     folder: Path, tmp_path: Path, overrides: list[str]
