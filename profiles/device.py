@@ -41,7 +41,8 @@ class _Open(_Strict):
 
 
 class Matches(_Strict):
-    """The machine that a latency must come from. `cpu` is part of the processor's name, upper or lower case."""
+    """The machine that a latency must come from. `cpu` is one or more words of the processor's name, upper or lower
+    case."""
 
     machine: str | None = None
     cpu: str | None = None
@@ -113,7 +114,10 @@ class Device(_Strict):
             return False
         if self.matches.machine is not None and normal_machine(self.matches.machine) != normal_machine(machine):
             return False
-        return self.matches.cpu is None or self.matches.cpu.lower() in cpu.lower()
+        if self.matches.cpu is None:
+            return True
+        # whole words: a Cortex-A72 is no Cortex-A7
+        return re.search(rf"(?<!\w){re.escape(self.matches.cpu)}(?!\w)", cpu, re.IGNORECASE) is not None
 
     def limits(self) -> dict[str, float]:
         """Every limit of the device by name: its budget, then what its memory holds."""

@@ -7,7 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-_MACHINES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
+# "armv8l" is what Linux tells a 32-bit program on a 64-bit Arm processor.
+_MACHINES = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64", "armv8l": "armv7l"}
 
 # Arm processors do not print a name, only the MIDR part number (Arm's technical reference manuals, "MIDR_EL1").
 _ARM_PARTS = {
