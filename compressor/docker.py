@@ -17,7 +17,6 @@ from targets.container.engine import find_engine, last_line
 from targets.runners.docker import open_image
 from targets.tensorrt.cuda import device_count
 
-GPU = "gpu"
 CA_VARIABLES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 RUN_S = 900.0
 
@@ -52,7 +51,7 @@ def run(name: str, engine: str = "auto") -> dict[str, Any]:
     Raises MissingError if there is no engine, no image, or no GPU for the image that needs one.
     """
     image = images.image_of(name)
-    if image == GPU and not device_count():
+    if image == images.GPU and not device_count():
         raise MissingError("image gpu: not run: no NVIDIA GPU on this machine")
     chosen = find_engine(engine)
     config = images.config_of(chosen, image)

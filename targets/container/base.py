@@ -28,7 +28,7 @@ def local_base(engine: Engine, platform: str) -> str:
     """The tag of a local base image for an instruction set (amd64, arm64), made if it is not there.
 
     Debian with Python, as the official base has them; its archive stays in the cache. Raises MissingError without
-    mmdebstrap, or if this machine cannot run the other instruction set's programs.
+    mmdebstrap, or if that fails.
     """
     digest = hashlib.sha256(json.dumps([SUITE, OPTIONS]).encode()).hexdigest()[:12]
     image = f"localhost/edge-compressor-base:{platform}-{digest}"

@@ -20,11 +20,13 @@ NO_LIMIT_BYTES = 1 << 60  # version 1 writes the largest multiple of a page for 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a container may take. None: as much as there is. `notes`: what of the device this machine cannot give."""
+    """What a container may take. None: as much as there is. `notes`: what of the device this machine cannot give.
+    `gpus`: whether it sees the machine's NVIDIA GPUs, which a Docker daemon must be told."""
 
     processors: int | None = None
     memory_bytes: int | None = None
     notes: tuple[str, ...] = ()
+    gpus: bool = False
 
 
 def limits_of(device: Device, runtime: str) -> Limits:

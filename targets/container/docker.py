@@ -70,6 +70,8 @@ class DockerContainer:
             command += [f"--memory={limits.memory_bytes}", f"--memory-swap={limits.memory_bytes}"]
         if limits.processors:
             command.append(f"--cpuset-cpus={','.join(map(str, usable_cores()[: limits.processors]))}")
+        if limits.gpus:
+            command += ["--gpus", "all"]
         if cpuinfo:
             command.append(f"--volume={cpuinfo}:/proc/cpuinfo:ro")
         command += [f"--env={key}={value}" for key, value in environment.items()]

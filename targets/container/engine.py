@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +16,6 @@ from targets.container.conditions import Limits
 
 ENGINES = ("auto", "docker", "buildah")
 QUERY_S = 60.0
-BUILD_S = 3600.0
 
 
 class Container(Protocol):
@@ -104,9 +105,6 @@ def must(command: Sequence[str], doing: str) -> str:
 
 def build_command(command: Sequence[str], doing: str, environment: Mapping[str, str] | None = None) -> None:
     """Run a build; its output goes to standard error, as it comes. Raises MissingError if it fails."""
-    import collections
-    import sys
-
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True,
         env=environment, errors="replace",
@@ -117,7 +115,7 @@ def build_command(command: Sequence[str], doing: str, environment: Mapping[str, 
         for line in process.stdout:
             lines.append(line)
             print(line, end="", file=sys.stderr, flush=True)
-        code = process.wait(BUILD_S)
+        code = process.wait()
     finally:
         if process.poll() is None:
             process.terminate()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docker"
+GPU = "gpu"  # the image that is given the machine's
 PLATFORMS = {"mobile-arm64": "arm64"}  # all others: this machine's
 SOURCES = ("compressor", "profiles", "targets", "docker", "pyproject.toml", "constraints.txt")
 LABEL = "edge-compressor.sources"

@@ -9,6 +9,7 @@ A set-up in which numbers would be wrong (see `conditions.wrong_setup`) is named
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -46,8 +47,6 @@ def smoke(folder: Path) -> dict[str, Any]:
 
 def _students(folder: Path, work: Path) -> Iterator[tuple[Artifact, Device]]:
     """Copies that may be written to, and the devices that they are for."""
-    import shutil
-
     for path in sorted(folder.iterdir()):
         if (path / "artifact.json").exists():
             artifact = Artifact.open(shutil.copytree(path, work / path.name))

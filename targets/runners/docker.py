@@ -12,11 +12,11 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from profiles.errors import MissingError, RequestError
-from profiles.host import host_info
 from profiles.results import RanOn
 from profiles.storage import load_npz, read_json, write_json
 from targets import sandbox
@@ -43,24 +43,11 @@ class DockerRunner(LocalRunner):
         super().__init__(timeout_s, memory_bytes)
         self._engine = engine
 
-    def info(self) -> dict[str, Any]:
-        return {**host_info(), "engine": find_engine(self._engine).name}
-
-    @contextmanager
-    def place(self, device: Device) -> Iterator[ShellPlace]:  # type: ignore[override]
-        """A folder in a container of the device's image."""
-        engine, image = find_engine(self._engine), images.image_of_device(device)
-        limits = limits_of(device, next(iter(device.runtimes)))
-        with (
-            open_image(engine, image, limits) as container,
-            _place(container, engine, image, self.timeout_s) as place,
-        ):
-            yield place
-
     def ran_on(self, device: Device, machine: dict[str, Any] | None = None) -> RanOn:
         """Where it ran inside, and in which image."""
         image = images.image_of_device(device)
         inside = RanOn.model_validate(machine["ran_on"]) if machine else super().ran_on(device)
+        assert inside is not None
         if inside.kind == "device":
             return inside
         kind = "emulator" if images.is_emulated(image) else inside.kind
@@ -102,9 +89,12 @@ def _measure_inside(
     engine: Engine, image: str, limits: Limits, artifact: Artifact, request: dict[str, Any], label: str, folder: Path
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(result.json, arrays) of the job. Raises what the job says, SandboxError where the container fails."""
-    timeout_s = request["timeout_s"] + MARGIN_S
+    timeout_s, where = request["timeout_s"] + MARGIN_S, f"the image {image} ({engine.name})"
     try:
-        with open_image(engine, image, limits) as container, _place(container, engine, image, timeout_s) as place:
+        with (
+            open_image(engine, image, limits) as container,
+            ShellPlace(container.command(["sh", "-c"]), where, timeout_s=timeout_s) as place,
+        ):
             write_json(folder / "request.json", request)
             place.push(artifact.path, "artifact")
             place.push(folder / "request.json", "request.json")
@@ -120,14 +110,11 @@ def _measure_inside(
     return result, load_npz(folder / "out" / "arrays.npz")
 
 
-def _place(container: Container, engine: Engine, image: str, timeout_s: float) -> ShellPlace:
-    return ShellPlace(container.command(["sh", "-c"]), f"the image {image} ({engine.name})", timeout_s=timeout_s)
-
-
 @contextmanager
 def open_image(engine: Engine, image: str, limits: Limits) -> Iterator[Container]:
     """A container of one of our images. Raises MissingError if this machine cannot run it."""
     environment: dict[str, str] = {}
+    limits = replace(limits, gpus=image == images.GPU)
     with tempfile.TemporaryDirectory(prefix="compressor-") as folder:
         cpuinfo = None
         if images.is_emulated(image):

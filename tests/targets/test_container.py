@@ -20,7 +20,7 @@ from targets.container import buildah, conditions, docker, images, job
 from targets.container.conditions import Limits, limits_of, unenforced, wrong_setup
 from targets.container.engine import find_engine
 from targets.runners import get_runner
-from targets.runners.docker import DockerRunner
+from targets.runners.docker import DockerRunner, open_image
 from tests.tools import need
 
 SEEN = {"pid": 7, "uid": 1, "processors": 2, "memory_limit_bytes": 500, "network": [], "machine": "x86_64", "cpu": "x"}
@@ -205,6 +205,14 @@ def test_an_artifact_is_measured_in_a_container_with_the_device_s_limits_and_wit
     assert f"--cpuset-cpus={min(os.sched_getaffinity(0))}" in run
     removed = [arguments for arguments in recorded(fake_docker) if arguments[0] == "rm"]
     assert [arguments[-1] for arguments in removed] == [run[run.index("--name") + 1]]
+
+
+def test_the_gpu_image_and_no_other_is_given_the_gpus(fake_docker: Path) -> None:
+    for image in ("cpu", "gpu"):
+        with open_image(docker.DockerEngine(), image, Limits()):
+            pass
+    cpu, gpu = (arguments for arguments in recorded(fake_docker) if arguments[0] == "run")
+    assert "--gpus" not in cpu and gpu[gpu.index("--gpus") + 1] == "all"
 
 
 def test_a_device_that_is_too_small_is_one_failed_row(
