@@ -137,6 +137,10 @@ class Artifact:
         """(inputs, float outputs) of a graph by name, each (n, ...)."""
         return arrays_of(self._golden, f"{graph}/inputs"), arrays_of(self._golden, f"{graph}/outputs")
 
+    def first_row(self, graph: str) -> dict[str, np.ndarray]:
+        """The first of a graph's golden inputs, each (1, ...)."""
+        return {name: value[:1] for name, value in self.golden(graph)[0].items()}
+
     def has_split(self, name: str) -> bool:
         return split_file(name) in self.manifest["files"]
 

@@ -52,7 +52,7 @@ def measure(
         sessions = {name: opened.session(name, options) for name in opened.graphs if opened.files(name)}
     arrays: dict[str, np.ndarray] = {}
     for name, session in sessions.items():
-        session(_first_row(opened, name))
+        session(opened.first_row(name))
     report: Json = {"peak_bytes": peak_resident_bytes(), "graphs": {}, "query": None, "metrics": {}, "examples": []}
     for name, session in sessions.items():
         report["graphs"][name] = _check_graph(opened, name, session)
@@ -74,13 +74,8 @@ def measure(
 def peak_memory(artifact: str | Path, graph: str, options: Mapping[str, Any] | None = None) -> int:
     """Peak resident bytes of a process that opens one graph of an artifact and runs it once."""
     opened = Artifact.open(artifact)
-    opened.session(graph, options)(_first_row(opened, graph))
+    opened.session(graph, options)(opened.first_row(graph))
     return peak_resident_bytes()
-
-
-def _first_row(artifact: Artifact, graph: str) -> dict[str, np.ndarray]:
-    inputs, _ = artifact.golden(graph)
-    return {name: value[:1] for name, value in inputs.items()}
 
 
 def _check_graph(artifact: Artifact, name: str, session: Session) -> Json:
@@ -115,7 +110,7 @@ def _time_graph(
     min_samples: int,
     arrays: dict[str, np.ndarray],
 ) -> Json:
-    feeds = _first_row(artifact, name)
+    feeds = artifact.first_row(name)
     timing = measure_latency(
         lambda: session(feeds),
         max_seconds=seconds,

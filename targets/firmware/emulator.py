@@ -39,10 +39,10 @@ class FirmwareError(RuntimeError):
     """A firmware cannot be built, faults, or hangs: one line."""
 
 
-@lru_cache(maxsize=1)
-def qemu_version() -> str:
+@lru_cache
+def qemu_version(emulator: str = QEMU) -> str:
     """E.g. "7.2.22". Raises MissingError if QEMU is not installed."""
-    text = subprocess.check_output([program(QEMU), "--version"], text=True)
+    text = subprocess.check_output([program(emulator), "--version"], text=True)
     found = re.search(r"version (\S+)", text)
     return found[1] if found else text.splitlines()[0]
 

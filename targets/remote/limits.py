@@ -11,10 +11,15 @@ from targets.target import Session
 EVALUATION_SHARE = 0.8  # of what is left of the time limit: the rest is for examples and a busy machine
 
 
+def splits_of(artifact: Artifact, settings: Mapping[str, Any]) -> list[str]:
+    """The splits that the harness is asked for, of those that the artifact has."""
+    asked: Sequence[str] = settings.get("splits", ("validation", "test"))
+    return [name for name in asked if artifact.has_split(name)]
+
+
 def passes(artifact: Artifact, sessions: Mapping[str, Session], settings: Mapping[str, Any]) -> list[int]:
     """Items of each pass that the harness makes over a split: the queries of the first, and the metric of every one."""
-    asked: Sequence[str] = settings.get("splits", ("validation", "test"))
-    splits = [name for name in asked if artifact.has_split(name)]
+    splits = splits_of(artifact, settings)
     if not splits or len(sessions) < len(artifact.graphs):
         return []
     glue = artifact.student(sessions=sessions).glue
@@ -31,12 +36,12 @@ def evaluation_limit(
     Raises RuntimeError if there is not even time for one item.
     """
     wanted = [size if asked is None else min(size, asked) for size in passes]
-    if item_s * sum(wanted) <= left_s:
+    all_s = item_s * sum(wanted)
+    if all_s <= max(0.0, left_s):
         return asked, None
     possible = int(left_s / (item_s * len(wanted)))
     if possible < 1:
-        raise RuntimeError(f"one item takes {item_s:.0f} s on the emulated core: give a longer time limit")
+        raise RuntimeError(f"one item takes {item_s:.0f} s there: give a longer time limit")
     return possible, (
-        f"evaluated on the first {possible} of {max(wanted)} items: "
-        f"all would take about {item_s * sum(wanted) / 60:.0f} min on the emulated core"
+        f"evaluated on the first {possible} of {max(wanted)} items: all would take about {all_s / 60:.0f} min there"
     )

@@ -99,7 +99,7 @@ def _measure(
         entry = report["graphs"][name]
         if timing:
             seconds, fewest = settings.get("latency_seconds", 2.0), settings.get("min_samples", 50)
-            samples, warmup = graph.time(_first_row(opened, name), seconds, fewest)
+            samples, warmup = graph.time(opened.first_row(name), seconds, fewest)
             arrays[f"latency_ms/{name}"] = samples
             threads = entry["details"]["threads"]
             entry["latency"] = summarize(samples, threads=threads, warmup=warmup).model_dump(mode="json")
@@ -111,17 +111,13 @@ def _measure(
     return report, arrays
 
 
-def _first_row(artifact: Artifact, graph: str) -> dict[str, np.ndarray]:
-    return {name: value[:1] for name, value in artifact.golden(graph)[0].items()}
-
-
 def _times(artifact: Artifact, graphs: Mapping[str, GraphThere]) -> tuple[float, float]:
     """Seconds of this machine for a query, and for the golden inputs (which are run twice), from one row of each."""
     calls = (artifact.manifest["uses"] or {}).get("query", {})
     item_s = golden_s = 0.0
     for name, graph in graphs.items():
         start = time.monotonic()
-        graph.session(_first_row(artifact, name))
+        graph.session(artifact.first_row(name))
         row_s = time.monotonic() - start
         item_s += row_s * calls.get(name, 0)
         golden_s += 2 * row_s * len(next(iter(artifact.golden(name)[0].values())))
@@ -185,9 +181,9 @@ def _open_graphs(
         machine = {**agent.call("hello")[0], "real": runner.is_real}
         check_processor(machine, place.name)
         request = open_request(artifact, name, settings)
-        opened, _ = agent.call("open", _first_row(artifact, name), **request)
+        opened, _ = agent.call("open", artifact.first_row(name), **request)
         peak, _ = agent.call("peak")
-        cost = runner.count_agent(device, place, {**request, "do": "open"}, _first_row(artifact, name))
+        cost = runner.count_agent(device, place, {**request, "do": "open"}, artifact.first_row(name))
         session = AgentSession(artifact.graphs[name], agent, opened["details"])
         graphs[name] = _AgentGraph(session, agent, opened, int(peak), cost)
     return {key: value for key, value in machine.items() if key not in ("cpuinfo", "hwcap")}, graphs
@@ -220,7 +216,7 @@ class _ProgramGraph:
     def time(self, feeds: Arrays, seconds: float, min_samples: int) -> tuple[np.ndarray, int]:
         first = self._samples(SAMPLES[0], seconds)
         per_call_ms = max(float(np.median(first)), 1e-6)
-        count = int(np.clip(max(min_samples, 1000 * seconds / per_call_ms), *SAMPLES))
+        count = int(np.clip(1000 * seconds / per_call_ms, *SAMPLES))  # as in profiles.latency: the time goes first
         return self._samples(count, seconds), len(first)
 
     def findings(self) -> dict[str, Any]:

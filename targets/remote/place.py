@@ -72,7 +72,8 @@ class Completed:
 
 
 class ShellPlace:
-    """A folder behind a shell. See targets.runners.Place.
+    """A folder of our own on a device. A context manager: leaving it ends what was started there and removes it.
+    Every method raises DeviceError, in one line, when the device does not do it in time.
 
     Args:
         prefix: what comes before a shell command's text on this machine, e.g. ("ssh", "pi"); none: this machine's own.
@@ -132,7 +133,8 @@ class ShellPlace:
         }
 
     def push(self, source: Path, name: str) -> None:
-        """Copy to `name`: a tar stream with a list of sums, checked over there before anything uses it."""
+        """Copy a file or a directory to `name` in the folder, whole or not at all: a tar stream with a list of sums,
+        checked over there before anything uses it."""
         _inside(name)
         doing = f"copying {source.name} to {self.name}"
         sums = {name: sha256_file(source)} if source.is_file() else sha256_tree(source)
@@ -151,12 +153,14 @@ class ShellPlace:
     def run(
         self, command: Sequence[str], *, doing: str, timeout_s: float | None = None, stdin: bytes = b""
     ) -> Completed:
+        """Run a program in the folder to its end. An exit code that is not 0 is a DeviceError with its last line."""
         with tempfile.TemporaryFile() as stream:
             stream.write(stdin)
             stream.seek(0)
             return self._complete(command, f"{doing} on {self.name}", timeout_s or self.timeout_s, stream)
 
     def start(self, command: Sequence[str], *, doing: str, timeout_s: float | None = None) -> Channel:
+        """Start a program in the folder that reads requests and writes answers; `timeout_s` is for each answer."""
         where = f"{doing} on {self.name}"
         argv = self._shell(self._in_folder(command, LIFETIME_S))
         channel = Channel(argv, doing=where, timeout_s=timeout_s or self.timeout_s)
@@ -164,6 +168,7 @@ class ShellPlace:
         return channel
 
     def pull(self, name: str, destination: Path) -> None:
+        """Copy a file or a directory of the folder here, whole or not at all."""
         _inside(name)
         doing = f"copying {name} from {self.name}"
         destination.parent.mkdir(parents=True, exist_ok=True)

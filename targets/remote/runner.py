@@ -33,6 +33,7 @@ class RemoteRunner(LocalRunner):
         self.address = address
 
     def place(self, device: Device) -> ShellPlace:
+        """A folder on the device. Raises RequestError for options that are wrong, MissingError without the tools."""
         raise NotImplementedError
 
     def python(self, device: Device, place: ShellPlace) -> list[str] | None:
@@ -74,11 +75,13 @@ class RemoteRunner(LocalRunner):
             )
         return options
 
-    def ran_on(self, device: Device, machine: dict[str, Any] | None = None) -> RanOn:
+    def ran_on(self, device: Device, machine: dict[str, Any] | None = None) -> RanOn | None:
         """The device, if the machine that answered is one; else that machine, which stands in for its arithmetic."""
-        if machine is not None and not machine["is_device"]:
-            return RanOn(kind="host", name=f"{machine['cpu']} ({self.kind})")
-        return RanOn(kind="device", name=device.name)
+        if machine is None:
+            return None
+        if machine["is_device"]:
+            return RanOn(kind="device", name=device.name)
+        return RanOn(kind="host", name=f"{machine['cpu']} ({self.kind})")
 
     def _run(
         self, artifact: Artifact, device: Device, label: str, settings: dict[str, Any]

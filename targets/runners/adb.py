@@ -7,10 +7,9 @@ Options of the device profile's `runner`: `serial` (or `--runner adb:SERIAL`; ne
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from profiles.errors import MissingError
-from profiles.host import host_info
 from targets.remote.place import ShellPlace
 from targets.remote.runner import RemoteRunner
 
@@ -26,9 +25,6 @@ class AdbRunner(RemoteRunner):
     kind = "adb"
     options = ("serial", "folder")
 
-    def info(self) -> dict[str, Any]:
-        return {**host_info(), "reaches": "Android devices by adb", "client": _client()}
-
     def place(self, device: Device) -> ShellPlace:
         options = self.settings_of(device)
         serial = self.address or options.get("serial")
@@ -42,14 +38,10 @@ class AdbRunner(RemoteRunner):
 def command(serial: str | None) -> list[str]:
     """What comes before a command's text on this machine: no terminal and no escape character, so bytes stay as
     they are (the shell protocol of Android 7 and later)."""
-    return [_client(), *(("-s", serial) if serial else ()), "shell", "-T", "-e", "none"]
-
-
-def _client() -> str:
     found = shutil.which("adb")
     if found is None:
         raise MissingError("adb is not installed: apt install adb")
-    return found
+    return [found, *(("-s", serial) if serial else ()), "shell", "-T", "-e", "none"]
 
 
 Runner = AdbRunner

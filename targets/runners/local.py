@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 from typing import TYPE_CHECKING, Any
 
-from profiles.host import cpu_model, host_info
+from profiles.host import cpu_model
 from profiles.results import RanOn
 from targets import sandbox
 from targets.artifact import Artifact
 from targets.measurement import Measurement
-from targets.remote.place import ShellPlace
 
 if TYPE_CHECKING:
     from profiles.device import Device
-    from targets.runners import Place
 
 
 class LocalRunner:
@@ -22,13 +19,6 @@ class LocalRunner:
 
     def __init__(self, timeout_s: float = 900.0, memory_bytes: int | None = None) -> None:
         self.timeout_s, self.memory_bytes = timeout_s, memory_bytes
-
-    def info(self) -> dict[str, Any]:
-        return host_info()
-
-    def place(self, device: Device) -> Place:
-        """A folder in this machine's temporary directory."""
-        return ShellPlace((), "this machine", parent=tempfile.gettempdir())
 
     def missing(self, artifact: Artifact, device: Device) -> str | None:
         """What this machine lacks to run the artifact this way, and how to get it; None if it lacks nothing."""
@@ -46,18 +36,20 @@ class LocalRunner:
         try:
             result, peaks = self._run(artifact, device, label, settings)
         except sandbox.SandboxError as error:
-            failed = {"status": "failed", "reason": error.reason, "ran_on": ran_on.model_dump()}
+            failed = {"status": "failed", "reason": error.reason, "ran_on": ran_on and ran_on.model_dump()}
             artifact.record({name: failed for name in artifact.graphs if artifact.files(name)})
             raise
         ran_on = self.ran_on(device, result.value.get("machine"))
+        assert ran_on is not None
         measurement = Measurement(result.value, result.arrays, peaks, ran_on, artifact.manifest["inputs"])
         artifact.record({name: _state(artifact, measurement, name) for name in measurement.report["graphs"]})
         return measurement
 
-    def ran_on(self, device: Device, machine: dict[str, Any] | None = None) -> RanOn:
+    def ran_on(self, device: Device, machine: dict[str, Any] | None = None) -> RanOn | None:
         """This machine as the device, if it is one; else as the host that stands in for its arithmetic.
 
-        `machine`: what another one said of itself, where the harness ran on it.
+        `machine`: what another one said of itself, where the harness ran on it; None where it did not, or not to its
+        end. Gives None if it cannot be known without.
         """
         if device.name != "host" and device.matches_this_machine():
             return RanOn(kind="device", name=device.name)

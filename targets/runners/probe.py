@@ -12,7 +12,6 @@ profile's memory says how much flash and RAM there is.
 
 from __future__ import annotations
 
-import os
 import select
 import shutil
 import tempfile
@@ -26,7 +25,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from profiles.errors import MissingError, RequestError
-from profiles.host import host_info
 from profiles.results import RanOn
 from profiles.storage import read_json
 from targets import harness, sandbox
@@ -83,10 +81,7 @@ class Probe(Emulator):
 
 def script(elf: Path) -> str:
     """What OpenOCD does: write, check, run with semihosting until the firmware ends, and end itself."""
-    return (
-        f"program {{{elf}}} verify; arm semihosting enable; reset run; wait_halt {ENDLESS_MS}; "
-        "reset halt; shutdown"
-    )  # fmt: skip
+    return f"program {{{elf}}} verify; arm semihosting enable; reset run; wait_halt {ENDLESS_MS}; reset halt; shutdown"
 
 
 class ProbeRunner(LocalRunner):
@@ -96,11 +91,9 @@ class ProbeRunner(LocalRunner):
         super().__init__(timeout_s, memory_bytes)
         self.address = address
 
-    def info(self) -> dict[str, Any]:
-        return {**host_info(), "reaches": "microcontrollers by a debug probe", "client": _openocd()}
-
-    def ran_on(self, device: Device, machine: dict[str, Any] | None = None) -> RanOn:
-        return RanOn(kind="device", name=device.name)
+    def ran_on(self, device: Device, machine: dict[str, Any] | None = None) -> RanOn | None:
+        """The device, once it has answered."""
+        return RanOn(kind="device", name=device.name) if machine else None
 
     def measure(self, artifact: Artifact, device: Device, **settings: Any) -> Measurement:
         """Run the harness on the device's core; see `LocalRunner.measure`. Latency is never measured.
@@ -187,7 +180,7 @@ def measure_behind_probe(
         core = Probe(firmware, command(options))
         session = stack.enter_context(QemuSession(graph, firmware, read_json(folder / "model.json"), board=core))
         inputs, _ = opened.golden(name)
-        first = {key: value[:1] for key, value in inputs.items()}
+        first = opened.first_row(name)
         session(first)  # the flash is written before the first answer
         start = time.monotonic()
         session(first)
@@ -203,7 +196,7 @@ def measure_behind_probe(
     entry = report["graphs"][name]
     entry.update(this_machine=compared, failure=entry["failure"] or problem, cost=None, memory=memory)
     entry["notes"] = [text for text in (compared["note"], note) if text]
-    report["peak_bytes"] = None
+    report["peak_bytes"], report["machine"] = None, {"machine": where.machine}
     return report, arrays
 
 
@@ -211,7 +204,7 @@ def _openocd() -> str:
     found = shutil.which("openocd")
     if found is None:
         raise MissingError("openocd is not installed: apt install openocd")
-    return os.fspath(found)
+    return found
 
 
 Runner = ProbeRunner

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from profiles.errors import RequestError
-from profiles.host import host_info
 from profiles.results import RanOn
 from profiles.storage import read_json
 from targets import harness, sandbox
@@ -32,7 +31,7 @@ from targets.firmware.query import QUERIES, program_writer, whole_query
 from targets.firmware.rows import encode
 from targets.firmware.session import QemuSession
 from targets.measurement import Measurement
-from targets.remote.limits import EVALUATION_SHARE, evaluation_limit, passes
+from targets.remote.limits import EVALUATION_SHARE, evaluation_limit, passes, splits_of
 from targets.runners.local import LocalRunner
 
 if TYPE_CHECKING:
@@ -46,10 +45,6 @@ WITHOUT_GLUE = "instructions and memory are those of the graphs, without the glu
 
 class QemuSystemRunner(LocalRunner):
     """Builds the firmware and runs the harness on the emulated core, within the time limit of the sandbox."""
-
-    def info(self) -> dict[str, Any]:
-        boards = {core: f"{board.machine} ({board.cpu})" for core, board in BOARDS.items()}
-        return {**host_info(), "emulator": f"{QEMU} {qemu_version()}", "boards": boards}
 
     def ran_on(self, device: Device, machine: dict[str, Any] | None = None) -> RanOn:
         board = _board(device)
@@ -177,8 +172,7 @@ def _whole(
 
     The program may be larger than the device's memory (the gallery is in it): then the device's budget is missed.
     """
-    asked: Sequence[str] = settings.get("splits", ("validation", "test"))
-    splits = [name for name in asked if artifact.has_split(name)]
+    splits = splits_of(artifact, settings)
     writer = program_writer(artifact.manifest["glue"])
     if writer is None or not splits or len(graphs) < len(artifact.graphs):
         return None, None

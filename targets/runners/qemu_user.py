@@ -12,22 +12,20 @@ from __future__ import annotations
 
 import os
 import platform
-import re
-import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Self
 
 from profiles.errors import MissingError, RequestError
-from profiles.host import cpu_model_from, host_info
+from profiles.host import cpu_model_from
 from profiles.results import RanOn
 from targets.c.program import compiler
 from targets.firmware.boards import program
 from targets.firmware.counter import REFUSALS, plugin
+from targets.firmware.emulator import qemu_version
 from targets.graph import Arrays
 from targets.remote.agent import message
 from targets.remote.code import CODE
@@ -109,18 +107,14 @@ class QemuUserRunner(RemoteRunner):
     options = ("machine", "cpu")
     is_real = False
 
-    def info(self) -> dict[str, Any]:
-        versions = {machine: f"{name} {qemu_version(machine)}" for machine, name in QEMU.items()}
-        return {**host_info(), "emulator": versions, "processors": list(CPUS)}
-
     def ran_on(self, device: Device, machine: dict[str, Any] | None = None) -> RanOn:
         name, cpu = self._cpu(device)
-        return RanOn(kind="emulator", name=f"{QEMU[cpu.machine]} {qemu_version(cpu.machine)} ({name})")
+        return RanOn(kind="emulator", name=_name(name, cpu))
 
     def missing(self, artifact: Artifact, device: Device) -> str | None:
         _, cpu = self._cpu(device)
         try:
-            qemu_version(cpu.machine)
+            program(QEMU[cpu.machine])
             compiler(cpu.machine) if artifact.runtime == "c" else find_root(cpu.machine)
         except MissingError as error:
             return str(error)
@@ -132,7 +126,7 @@ class QemuUserRunner(RemoteRunner):
             root = find_root(cpu.machine)
         except MissingError:  # a static program needs none; who needs Python is told by `python`
             root = None
-        return QemuPlace(f"{QEMU[cpu.machine]} {qemu_version(cpu.machine)} ({name})", cpu, root)
+        return QemuPlace(_name(name, cpu), cpu, root)
 
     def python(self, device: Device, place: ShellPlace) -> list[str]:
         return self._python(device, place)
@@ -233,7 +227,7 @@ class QemuUserRunner(RemoteRunner):
         return command
 
 
-def _or_note(count: Any) -> tuple[list[int] | None, str | None]:
+def _or_note(count: Callable[[], list[int]]) -> tuple[list[int] | None, str | None]:
     """What was counted, or why QEMU could not."""
     try:
         return count(), None
@@ -251,12 +245,9 @@ def _counts(place: ShellPlace) -> list[int]:
         return [int(line) for line in (Path(folder) / "counts").read_text(encoding="ascii").split()]
 
 
-@lru_cache
-def qemu_version(machine: str) -> str:
-    """E.g. "7.2.22". Raises MissingError if QEMU is not installed."""
-    text = subprocess.check_output([program(QEMU[machine]), "--version"], text=True)
-    found = re.search(r"version (\S+)", text)
-    return found[1] if found else text.splitlines()[0]
+def _name(name: str, cpu: Cpu) -> str:
+    """The emulator and its processor. Raises MissingError if QEMU is not installed."""
+    return f"{QEMU[cpu.machine]} {qemu_version(QEMU[cpu.machine])} ({name})"
 
 
 Runner = QemuUserRunner

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from profiles.errors import RequestError
-from profiles.host import host_info
 from targets.firmware.boards import program
 from targets.remote.code import CODE
 from targets.remote.place import ShellPlace
@@ -32,9 +31,6 @@ class SshRunner(RemoteRunner):
 
     kind = "ssh"
     options = ("host", "user", "port", "identity", "config", "python", "folder")
-
-    def info(self) -> dict[str, Any]:
-        return {**host_info(), "reaches": "hosts by ssh", "client": str(program("ssh"))}
 
     def place(self, device: Device) -> ShellPlace:
         options = self.settings_of(device)

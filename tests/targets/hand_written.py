@@ -22,6 +22,7 @@ PRODUCT = """
       sum >>= 8;
       out[j] = (int8_t)(sum > 127 ? 127 : sum < -128 ? -128 : sum);
     }"""
+SCALES = (1 / 64, 1 / 4)  # of PRODUCT's inputs and outputs, in real numbers
 WEIGHTS = np.random.default_rng(5).integers(-127, 128, (8, 32)).astype(np.int8)
 
 
@@ -114,6 +115,26 @@ def write_artifact(
     }  # fmt: skip
     write_json(path / "artifact.json", manifest)
     return Artifact.open(path)
+
+
+def rows(count: int, seed: int = 1) -> np.ndarray:
+    """Real numbers (count, 32) on PRODUCT's own grid: x = q / 64."""
+    return (np.random.default_rng(seed).integers(-127, 128, (count, 32)) / 64).astype(np.float32)
+
+
+def answers(x: np.ndarray) -> np.ndarray:
+    """PRODUCT in real numbers, y = q / 4."""
+    return (product(np.rint(x * 64).astype(np.int8)) / 4).astype(np.float32)
+
+
+def product_artifact(path: Path, **options: Any) -> Artifact:
+    """PRODUCT with a validation part of 30 items and a test part of 20; `options` of the runtime."""
+    splits = {
+        name: {"inputs/x": rows(count, seed), "targets": answers(rows(count, seed))}
+        for name, count, seed in (("eval.npz", 30, 2), ("test.npz", 20, 3))
+    }
+    x = rows(12)
+    return write_artifact(path, PRODUCT, x, answers(x), splits, options, before=weights_in_c(), scales=SCALES)
 
 
 def _files(graph: str) -> Sequence[str]:

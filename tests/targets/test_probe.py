@@ -15,7 +15,7 @@ from targets.firmware.boards import BOARDS
 from targets.runners import get_runner
 from targets.runners.probe import board
 from targets.sandbox import SandboxError
-from tests.targets.test_qemu_system import product_artifact, rows, write_artifact
+from tests.targets.hand_written import product_artifact, rows, write_artifact
 from tests.tools import need
 
 # The arguments go into a file; the one that says "program {FILE}" names what QEMU runs. It reads and writes what the
@@ -87,7 +87,8 @@ def test_a_probe_that_is_not_there_says_so_in_its_own_words(openocd: Path, tmp_p
     artifact = product_artifact(tmp_path / "a")
     with pytest.raises(SandboxError, match="ended with exit code 1: Error: open failed"):
         get_runner("probe").measure(artifact, device(), splits=())
-    assert Artifact.open(artifact.path).status == "failed"
+    failed = Artifact.open(artifact.path)
+    assert failed.status == "failed" and failed.manifest["graphs"]["net"]["ran_on"] is None
 
 
 def test_code_and_data_lie_where_the_device_has_its_memory() -> None:

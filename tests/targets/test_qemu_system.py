@@ -14,7 +14,16 @@ from targets import sandbox
 from targets.artifact import Artifact
 from targets.runners import get_runner, qemu_system
 from targets.runners.qemu_system import evaluation_limit
-from tests.targets.hand_written import PLUS_ONE, PRODUCT, product, weights_in_c, write_artifact
+from tests.targets.hand_written import (
+    PLUS_ONE,
+    PRODUCT,
+    SCALES,
+    answers,
+    product_artifact,
+    rows,
+    weights_in_c,
+    write_artifact,
+)
 from tests.tools import need
 
 
@@ -34,25 +43,6 @@ def device(core: str = "m4", memory: dict[str, int] | None = None, **emulator: A
             "emulator": {"kind": "qemu_system", "core": core, **emulator},
         }
     )
-
-
-def rows(count: int, seed: int = 1) -> np.ndarray:
-    """Real numbers on the model's own grid: x = q / 64."""
-    return (np.random.default_rng(seed).integers(-127, 128, (count, 32)) / 64).astype(np.float32)
-
-
-def answers(x: np.ndarray) -> np.ndarray:
-    """PRODUCT in real numbers, y = q / 4."""
-    return (product(np.rint(x * 64).astype(np.int8)) / 4).astype(np.float32)
-
-
-def product_artifact(path: Path, **options: Any) -> Artifact:
-    splits = {
-        name: {"inputs/x": rows(count, seed), "targets": answers(rows(count, seed))}
-        for name, count, seed in (("eval.npz", 30, 2), ("test.npz", 20, 3))
-    }
-    x = rows(12)
-    return write_artifact(path, PRODUCT, x, answers(x), splits, options, before=weights_in_c(), scales=(1 / 64, 1 / 4))
 
 
 def broken(path: Path, body: str, **model: Any) -> Artifact:
@@ -123,7 +113,7 @@ def test_a_hang_ends_at_the_time_limit(tmp_path: Path) -> None:
 
 def test_wrong_bytes_are_rejected(tmp_path: Path) -> None:
     x = rows(12)
-    artifact = write_artifact(tmp_path / "a", PRODUCT, x, -answers(x), before=weights_in_c(), scales=(1 / 64, 1 / 4))
+    artifact = write_artifact(tmp_path / "a", PRODUCT, x, -answers(x), before=weights_in_c(), scales=SCALES)
     get_runner("qemu_system").measure(artifact, device())
     assert artifact.status == "rejected" and "signal to noise" in str(artifact.reason)
 
@@ -131,11 +121,11 @@ def test_wrong_bytes_are_rejected(tmp_path: Path) -> None:
 def test_a_long_evaluation_is_cut_to_what_the_time_limit_allows_and_says_so() -> None:
     passes = [30, 30, 20]  # validation for queries and metric, test for the metric
     assert evaluation_limit(passes, 1.0, 80.0, None) == (None, None)
-    cut = "evaluated on the first 13 of 30 items: all would take about 1 min on the emulated core"
+    cut = "evaluated on the first 13 of 30 items: all would take about 1 min there"
     assert evaluation_limit(passes, 1.0, 40.0, None) == (13, cut)
     assert evaluation_limit(passes, 1.0, 40.0, 10) == (10, None)
-    assert evaluation_limit([], 1.0, 40.0, None) == (None, None)
-    with pytest.raises(RuntimeError, match="one item takes 100 s on the emulated core: give a longer time limit"):
+    assert evaluation_limit([], 1.0, 40.0, None) == evaluation_limit([], 1.0, -1.0, None) == (None, None)
+    with pytest.raises(RuntimeError, match="one item takes 100 s there: give a longer time limit"):
         evaluation_limit(passes, 100.0, 200.0, None)
 
 

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from profiles.device import Device
+from profiles.device import Device, load_device
 from profiles.errors import MissingError, RequestError
 from profiles.host import cpu_model, machine
 from targets.artifact import Artifact, compile_bundle
@@ -28,11 +27,18 @@ from targets.remote.sessions import Agent, ProgramSession
 from targets.remote.traps import HWCAP, HWCAP2, processor_mismatch
 from targets.runners import get_runner, qemu_user
 from targets.sandbox import SandboxError
-from tests.targets.hand_written import PLUS_ONE, PRODUCT, product, weights_in_c, write_artifact, write_model
+from tests.targets.hand_written import (
+    PLUS_ONE,
+    PRODUCT,
+    product_artifact,
+    rows,
+    weights_in_c,
+    write_artifact,
+    write_model,
+)
 from tests.targets.loopback import HOST, Server, is_gone, ssh_server
 from tests.tools import need, need_module
 
-SCALES = (1 / 64, 1 / 4)
 EMULATED = [("aarch64", "cortex-a53", "qemu-aarch64"), ("armv7l", "cortex-a7", "qemu-arm")]
 
 
@@ -86,22 +92,6 @@ def emulated(machine: str, cpu: str) -> Device:
     return device(emulator={"kind": "qemu_user", "machine": machine, "cpu": cpu})
 
 
-def rows(count: int, seed: int = 1) -> np.ndarray:
-    """Real numbers on the model's own grid: x = q / 64."""
-    return (np.random.default_rng(seed).integers(-127, 128, (count, 32)) / 64).astype(np.float32)
-
-
-def answers(x: np.ndarray) -> np.ndarray:
-    """PRODUCT in real numbers, y = q / 4."""
-    return (product(np.rint(x * 64).astype(np.int8)) / 4).astype(np.float32)
-
-
-def product_artifact(path: Path) -> Artifact:
-    splits = {"eval.npz": {"inputs/x": rows(30, 2), "targets": answers(rows(30, 2))}}
-    x = rows(12)
-    return write_artifact(path, PRODUCT, x, answers(x), splits, before=weights_in_c(), scales=SCALES)
-
-
 # -- over ssh --------------------------------------------------------------------------------------------------------
 
 
@@ -150,6 +140,12 @@ def test_a_machine_that_is_not_the_device_is_not_timed_as_one(server: Server, tm
     assert found.ran_on.kind == "host" and found.latency("net") is None
 
 
+def test_a_processor_whose_name_only_begins_like_the_device_s_is_another() -> None:
+    older = load_device("raspberry-pi-2")
+    assert older.is_machine("armv7l", "Cortex-A7") and older.is_machine("armv8l", "cortex-a7 + Cortex-A15")
+    assert not older.is_machine("armv7l", "Cortex-A72") and not older.is_machine("aarch64", "Cortex-A7")
+
+
 @pytest.mark.parametrize(
     ("python", "reason"),
     [
@@ -166,6 +162,7 @@ def test_a_device_without_a_python_that_works_is_one_row(
     assert "\n" not in caught.value.reason
     entry = Artifact.open(network.path).manifest["graphs"]["net"]
     assert entry["status"] == "failed" and entry["reason"] == caught.value.reason
+    assert entry["ran_on"] is None, "nobody knows which machine that was"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
