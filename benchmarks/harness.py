@@ -1,6 +1,6 @@
 """Every student on every emulated device: is it the same there, what does it cost there, what does it still know?
 
-    python benchmarks/harness.py                        # every runs/*/bundle; about 8 minutes for each on two cores
+    python benchmarks/harness.py                        # every runs/*/bundle
     python benchmarks/harness.py --bundle runs/demo/bundle --devices raspberry-pi-zero-2 fossil-gen-6
 
 Devices: all profiles that name an emulator (Cortex-M under QEMU's system mode; phones, Raspberry Pis and a watch under
@@ -9,7 +9,8 @@ inference of each graph and of one query, the memory, the parity with the float 
 part, and how the outputs compare with those of the same file on this machine: `exact`, or the largest difference.
 These are emulators: instructions, never times. How instructions are counted: docs/devices.md.
 
-One part per bundle, device, runtime and precision, kept in runs/harness once it is done: a stopped run goes on.
+One part per bundle, device, runtime and precision, kept in runs/harness once it is done: a stopped run goes on, as long
+as the sources are the same.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from profiles.storage import read_json, write_json
 from targets import sandbox
 from targets.artifact import Artifact, compile_bundle
 from targets.bundle import Bundle
+from targets.container import images
 from targets.measurement import Measurement
 from targets.runners import get_runner
 from targets.target import get_target, not_runnable
@@ -73,10 +75,10 @@ def cells(devices: list[str], runtimes: list[str] | None) -> Iterator[tuple[Devi
 
 
 def measure(bundle: Bundle, name: str, device: Device, runtime: str, precision: str, limit: int | None) -> list[Any]:
-    """The rows of one part, from disk if it was done before. What is left out of the key may change nothing."""
+    """The rows of one part, from disk if it was done before with these sources."""
     assert device.emulator is not None
     part = WORK / name / device.name / f"{runtime}-{precision}"
-    key = [bundle.sha256, limit, device.model_dump(mode="json", by_alias=True)]
+    key = [images.sources_hash(), bundle.sha256, limit, device.model_dump(mode="json", by_alias=True)]
     done = part.with_suffix(".json")
     if done.exists() and (found := read_json(done))["key"] == key:
         return found["rows"]
