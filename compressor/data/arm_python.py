@@ -19,6 +19,7 @@ from typing import Any
 
 from compressor.data.source import Progress
 from profiles.errors import MissingError
+from targets.container.engine import last_line
 from targets.remote.roots import PACKAGES, PYTHON
 
 SUITE = "bookworm"  # Debian 12
@@ -26,7 +27,6 @@ PYTHON_VERSION = (3, 11)  # Debian 12's, for which the wheels are
 # Its versions stay as they are until the next point release; updates in between change from day to day.
 RELEASE_ALONE = """sed -i '/-updates/d; /-security/d' "$1/etc/apt/sources.list\""""
 TIMEOUT_S = 600
-KEPT = ("usr/bin/python3.11", "usr/lib")  # of the unpacked system
 SPARE = ("dist-packages", "idlelib", "lib2to3", "tkinter", "test", "unittest", "__pycache__", "gconv", "locale")
 
 
@@ -51,8 +51,7 @@ def build_root(directory: Path, wheels: Mapping[str, Path], debian: str, include
     except subprocess.TimeoutExpired:
         raise MissingError(f"mmdebstrap did not get Debian {SUITE} {debian} within {TIMEOUT_S} s") from None
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
-        raise MissingError(f"mmdebstrap could not get Debian {SUITE} for {debian}: {lines[-1]}")
+        raise MissingError(f"mmdebstrap could not get Debian {SUITE} for {debian}: {last_line(done.stderr)}")
     versions = debian_versions(system)
     packages = directory / PACKAGES
     packages.mkdir(parents=True)
@@ -80,7 +79,8 @@ def compile_modules(directory: Path) -> None:
 
 
 def keep(system: Path, directory: Path) -> None:
-    """Copy KEPT without SPARE, links to files as files: absolute ones would lead out of the folder."""
+    """Copy PYTHON and what it needs of usr/lib, without SPARE, links to files as files: absolute ones would lead out of
+    the folder."""
 
     def spare(folder: str, names: list[str]) -> list[str]:
         dangling = [name for name in names if not (Path(folder) / name).exists()]
