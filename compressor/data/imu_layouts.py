@@ -41,7 +41,7 @@ from compressor.data.source import build_once
 from profiles.errors import RequestError, require
 from profiles.storage import cache_root, load_npz, save_npz, sha256_file
 
-REVISION = 1
+REVISION = 2
 PARTS = ("train", "val", "test")
 EXTRACTED_HZ = 200.0
 UESTC_UNITS = np.repeat([1 / 16384, 1 / 16.4], 3)  # counts to g and deg/s
@@ -62,12 +62,12 @@ class Take:
 @dataclass(frozen=True)
 class ImuLayout:
     """`take(root, line)` gives name, label, sensor's and video's file of a line of a split file; `read(take)` the
-    signal (6, t) at RATE_HZ in m/s2 and rad/s."""
+    signal (6, t) at RATE_HZ in m/s2 and rad/s, and at which second of the video it begins."""
 
     name: str
     recognises: Callable[[Path], bool]
     take: Callable[[Path, str], tuple[str, str, Path, Path]]
-    read: Callable[[Take], np.ndarray]
+    read: Callable[[Take], tuple[np.ndarray, float]]
 
 
 def load_pairs(root: str | Path, frames: int = 16, side_px: int = 224) -> tuple[Path, Pairs]:
@@ -135,7 +135,8 @@ def read_takes(root: Path, layout: ImuLayout) -> list[Take]:
 
 
 def _write(directory: Path, layout: ImuLayout, takes: list[Take], frames: int, side_px: int) -> int:
-    signals = [np.ascontiguousarray(cut(layout.read(take), LENGTH)) for take in takes]
+    read = [layout.read(take) for take in takes]
+    signals = [np.ascontiguousarray(cut(signal, LENGTH)) for signal, _ in read]
     counts = [len(windows) for windows in signals]
     names = tuple(sorted({take.label for take in takes}))
     labels = np.repeat([names.index(take.label) for take in takes], counts).astype(np.int64)
@@ -146,8 +147,8 @@ def _write(directory: Path, layout: ImuLayout, takes: list[Take], frames: int, s
     video = np.lib.format.open_memmap(directory / "video.npy", "w+", np.uint8, shape)
     seconds = LENGTH / RATE_HZ
     start = 0
-    for take, count in zip(takes, counts, strict=True):
-        begin = np.arange(count)[:, None] * seconds
+    for take, count, (_, begin_s) in zip(takes, counts, read, strict=True):
+        begin = begin_s + np.arange(count)[:, None] * seconds
         moments = (begin + np.linspace(0, seconds - 1 / RATE_HZ, frames)).reshape(-1)
         for index, picture in enumerate(pictures(take.video, moments, side_px)):
             video[start + index // frames, index % frames] = picture
@@ -213,41 +214,42 @@ def _uestc_take(root: Path, line: str) -> tuple[str, str, Path, Path]:
     return str(relative), activity, root / "sensor" / f"{relative}.csv", root / "video" / f"{relative}.mp4"
 
 
-def read_ego4d(take: Take) -> np.ndarray:
-    """Sorted by time; rows without a time or a value are left out, and gaps are bridged by straight lines."""
+def read_ego4d(take: Take) -> tuple[np.ndarray, float]:
+    """Sorted by time, which is the video's; rows without a time or a value and those from before the video are left
+    out, and gaps are bridged by straight lines."""
     with take.sensor.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     names = ("canonical_timestamp_ms", *EGO4D_COLUMNS)
     if not rows or (missing := [name for name in names if name not in rows[0]]):
         raise RequestError(f"{take.sensor}: {f'no column {missing[0]}' if rows else 'no rows'}")
     table = np.array([[float(row[name] or "nan") for name in names] for row in rows])
-    table = table[np.isfinite(table).all(axis=1)]
+    table = table[np.isfinite(table).all(axis=1) & (table[:, 0] >= 0)]
     table = table[np.argsort(table[:, 0], kind="stable")]
     if len(table) < 2:
         raise RequestError(f"{take.sensor}: fewer than two whole rows")
-    step_s = float(np.median(np.diff(table[:, 0]))) / 1000
-    regular = np.arange(table[0, 0], table[-1, 0], 1000 * step_s)
+    rate_hz = round(1000 / float(np.median(np.diff(table[:, 0]))))
+    regular = np.arange(table[0, 0], table[-1, 0], 1000 / rate_hz)
     signal = np.stack([np.interp(regular, table[:, 0], column) for column in table[:, 1:].T])
-    return resample(signal, round(1 / step_s), RATE_HZ)
+    return resample(signal, rate_hz, RATE_HZ), float(table[0, 0]) / 1000
 
 
-def read_egoexo(take: Take) -> np.ndarray:
+def read_egoexo(take: Take) -> tuple[np.ndarray, float]:
     try:
         signal = np.load(take.sensor, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise RequestError(f"{take.sensor}: {error}") from None
     if signal.ndim != 2 or len(signal) != len(EGO4D_COLUMNS):
         raise RequestError(f"{take.sensor}: an array {signal.shape}, expected (6, t)")
-    return resample(signal, EXTRACTED_HZ, RATE_HZ)
+    return resample(signal, EXTRACTED_HZ, RATE_HZ), 0.0
 
 
-def read_uestc(take: Take) -> np.ndarray:
+def read_uestc(take: Take) -> tuple[np.ndarray, float]:
     try:
         table = np.loadtxt(take.sensor, delimiter=",", skiprows=1, usecols=range(6), ndmin=2)
     except ValueError as error:
         raise RequestError(f"{take.sensor}: {' '.join(str(error).split())}") from None
     signal = to_si((table * UESTC_UNITS).T, "g", "deg/s")
-    return resample(signal, round(signal.shape[1] / duration_s(take.video), 2), RATE_HZ)
+    return resample(signal, round(signal.shape[1] / duration_s(take.video), 2), RATE_HZ), 0.0
 
 
 LAYOUTS = (

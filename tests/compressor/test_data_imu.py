@@ -105,7 +105,9 @@ def ego4d(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for part, uid in (("train", "aa"), ("val", "bb"), ("test", "cc")):
         (root / f"{part}.txt").write_text(f"{uid}\tCooking\n")
         rows = ["component_idx,canonical_timestamp_ms,gyro_x,gyro_y,gyro_z,accl_x,accl_y,accl_z"]
-        rows += [f"0,{5 * index},0.1,0.2,0.3,9.8,0,{index / 200}" for index in range(1200)]
+        # The sensor begins half a second after the video.
+        rows += [f"0,{5 * index},0.1,0.2,0.3,9.8,0,{index / 200}" for index in range(100, 1300)]
+        rows.insert(5, "0,-5,0,0,0,0,0,0")  # a row from before the video
         rows.insert(5, "0,,0,0,0,0,0,0")  # a row without a time
         (root / "imu" / f"{uid}.csv").write_text("\n".join(rows) + "\n")
         write_video(root / "full_scale" / f"{uid}.mp4", 6)
@@ -120,10 +122,10 @@ def test_ego4d_pairs_show_the_moments_of_their_windows(ego4d: Path) -> None:
     inside = slice(20, -20)
     second = pairs.windows.signals[1][:, inside]
     assert np.allclose(second[[0, 1, 3, 4, 5]], [[9.8], [0], [0.1], [0.2], [0.3]], atol=0.02)
-    times = 2.56 + np.arange(128)[inside] / 50
+    times = 0.5 + 2.56 + np.arange(128)[inside] / 50
     assert np.allclose(second[2], times, atol=0.02)  # accl_z is the time in seconds
     seen = pairs.video[1].mean(axis=(1, 2, 3)) / 10
-    expected = np.floor((2.56 + np.linspace(0, 2.54, 4)) * 10) % 25
+    expected = np.floor((0.5 + 2.56 + np.linspace(0, 2.54, 4)) * 10) % 25
     assert np.abs(seen - expected).max() < 0.6  # the frame that is shown then
 
 
