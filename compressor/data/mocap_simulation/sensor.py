@@ -80,10 +80,7 @@ def matching_gains(simulated: np.ndarray, real: np.ndarray, limit: float = 8.0, 
     return np.repeat(gains, 3, axis=0)
 
 
-def apply_gains(signals: np.ndarray, gains: np.ndarray, rng: np.random.Generator, jitter: float = 0.0) -> np.ndarray:
-    """Windows (n, 6, t) through these gains, float32; each window's sensors are `jitter` (of the log) louder or
-    quieter, their means excepted."""
-    louder = np.exp(jitter * rng.standard_normal((len(signals), 2, 1))).repeat(3, axis=1)
-    lines = np.fft.rfft(signals, axis=-1)
-    lines[..., 1:] *= gains[None, :, 1:] * louder
+def apply_gains(signals: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """Windows (n, 6, t) through these gains, float32."""
+    lines = np.fft.rfft(signals, axis=-1) * gains
     return np.fft.irfft(lines, n=signals.shape[-1], axis=-1).astype(np.float32)

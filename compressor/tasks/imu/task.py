@@ -113,8 +113,7 @@ class Task(BaseTask):
         from compressor.data.mocap_simulation.sensor import apply_gains, matching_gains
 
         gains = matching_gains(signals, self.train_signals)
-        rng = np.random.default_rng(0)  # without jitter nothing is drawn that would matter
-        return np.concatenate([apply_gains(signals[i : i + CHUNK], gains, rng) for i in range(0, len(signals), CHUNK)])
+        return np.concatenate([apply_gains(signals[i : i + CHUNK], gains) for i in range(0, len(signals), CHUNK)])
 
     @functools.cached_property
     def scale(self) -> tuple[float, ...]:
@@ -186,12 +185,14 @@ class Task(BaseTask):
         """What the data was: for the bundle's lineage."""
         data = self.config.data
         keys = ("name", "version", "licence", "url", "note")
-        manifests = [self.pairs_manifest, self.labelled_manifest][: 2 if self.parts is None else 1]
+        manifests, labelled = [self.pairs_manifest, self.labelled_manifest], data.labelled
+        if self.parts is not None:  # the pairs themselves are labelled
+            manifests, labelled = manifests[:1], data.pairs
         packages = [package for manifest in manifests for package in manifest["packages"]]
         return {
             "data": {
                 "pairs": {"name": data.pairs, "sha256": self.pairs_hash, "simulation": data.pairs == "mocap"},
-                "labelled": {"name": data.labelled, "sha256": self.labelled_manifest["hash"]},
+                "labelled": {"name": labelled, "sha256": self.labelled_manifest["hash"]},
             },
             "split": {
                 "people": {part: sorted(set(getattr(self, part).people.tolist())) for part in PARTS},
