@@ -129,4 +129,5 @@ source = Source(
     summary="8,000 spoken commands, English and Mandarin: synthetic speech and a simulated mouth",
     packages=(ESPEAK,),
     build=build,
+    revision=2,
 )

@@ -7,6 +7,7 @@ The library is GPL-3, so it is loaded by the child only. Protocol: one JSON line
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import subprocess
@@ -26,6 +27,7 @@ PHONEME_EVENTS, PHONEME_IPA = 1, 2
 EVENT_END, EVENT_PHONEME = 0, 7
 RATE, PITCH = 1, 3
 UTF8 = 1
+SEED = 1
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def speak(library: Path, data: Path, requests: Iterable[dict[str, Any]]) -> Iter
             reason = child.stderr.read().decode(errors="replace").strip().splitlines()
             raise MissingError(f"espeak-ng does not run here: {reason[-1] if reason else 'it ended'}") from None
         finally:
-            child.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # the child is gone, and what it was to read is still here
+                child.stdin.close()
 
 
 # --- the child ---
@@ -117,6 +120,7 @@ class _Espeak:
         self.phonemes.clear()
         if self.library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise SystemExit(f"espeak-ng has no voice {voice}")
+        self.library.espeak_ng_SetRandSeed(ctypes.c_long(SEED))  # of a voice's breath; the clock's if nobody sets it
         self.library.espeak_SetParameter(RATE, words_per_minute, 0)
         self.library.espeak_SetParameter(PITCH, pitch, 0)
         encoded = text.encode()
