@@ -39,10 +39,6 @@ class Grammar:
     def text(self, words: list[str]) -> str:
         return self.separator.join(words)
 
-    def romanised(self, text: str) -> str:
-        """Pinyin without tones, a space between syllables; the text itself in English."""
-        return " ".join(self.pinyin[character] for character in text) if self.pinyin else text
-
 
 LETTERS = tuple("abcdefghijklmnopqrstuvxyz")  # GRID leaves out w, the only one of three syllables
 ENGLISH = Grammar(

@@ -24,10 +24,10 @@ import numpy as np
 
 from compressor.data.lips_audio import RATE_HZ, log_mel
 from compressor.data.lips_clips import Clip, write_clips
-from compressor.data.source import build_once
+from compressor.data.source import build_once, read_manifest
 from compressor.extras import needs
 from profiles.errors import RequestError
-from profiles.storage import cache_root, sha256_file
+from profiles.storage import cache_root
 
 REVISION = 1
 FRAMES_PER_SECOND = 25
@@ -97,7 +97,7 @@ def prepare_videos(root: Path, height_px: int, width_px: int) -> tuple[Path, dic
         return {"revision": REVISION, **write_clips(directory, layout.language, {}, clips)}
 
     path = build_once(cache_root() / "data" / f"videos-{key[:16]}", layout.name, fill)
-    about = {"name": layout.name, "sha256": sha256_file(path / "clips.json")}
+    about = {"name": layout.name, "sha256": read_manifest(path)["hash"]}
     return path, {"data": about, "credits": [{"name": layout.name, "note": "the user's own copy"}]}
 
 

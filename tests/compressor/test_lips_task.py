@@ -13,6 +13,7 @@ import torch
 
 import targets
 from compressor.checkpoint import Checkpoints
+from compressor.data.lips_clips import write_clips
 from compressor.recipe import load_recipe
 from compressor.tasks.lips.batches import previous, similar_clips, varied_frames
 from compressor.tasks.lips.encoders import BiGRU, CausalEncoder
@@ -24,7 +25,7 @@ from compressor.tasks.lips.vocabulary import EDGE
 from compressor.train import distill
 from profiles.errors import RequestError
 from targets.bundle import Bundle
-from tests.compressor.lips_toy import write_toy
+from tests.compressor.lips_toy import clips, write_toy
 
 SMALL = [
     "train.validate_every=null", "stages.teacher.batch=8", "stages.distill.batch=8", "teacher.encoder.dim=32",
@@ -182,6 +183,14 @@ def test_varied_pictures_keep_their_size_and_range() -> None:
 def test_pinyin_is_for_mandarin(run: Path) -> None:
     with pytest.raises(RequestError, match="pinyin is for"):
         recipe(run / "clips", "data.text=pinyin")
+
+
+def test_clips_in_another_language_or_without_pinyin_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="is in language en"):
+        Task(recipe(run / "clips", "data.language=cmn")).setup(None)  # type: ignore[arg-type]
+    write_clips(tmp_path, "cmn", {}, clips({"train": 2, "validation": 1, "test": 1}))
+    with pytest.raises(RequestError, match="how its characters are read"):
+        Task(recipe(tmp_path, "data.language=cmn", "data.text=pinyin")).setup(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from compressor.data.lips_clips import Clips
-from compressor.tasks.lips.networks import BLANK, EDGE
-from compressor.tasks.lips.vocabulary import FIRST
+from compressor.tasks.lips.vocabulary import BLANK, EDGE, FIRST
 
 LENGTH_JITTER = 4.0  # frames; so that batches are not always the same clips
 

@@ -25,7 +25,7 @@ def stack_frames(frames: Tensor, count: int) -> Tensor:
 
 
 class VideoFrontEnd(nn.Module):
-    """(n, stack, H, W) in 0 to 1 -> (n, dim): three strided convolutions, and a linear layer over all places."""
+    """(n, stack, H, W) in 0 to 1 -> (n, dim): strided convolutions, and a linear layer over all places."""
 
     def __init__(self, stack: int, channels: Sequence[int], dim: int, height_px: int, width_px: int) -> None:
         super().__init__()

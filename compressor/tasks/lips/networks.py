@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.tasks.lips.encoders import AudioFrontEnd, BiGRU, CausalEncoder, VideoFrontEnd
+from compressor.tasks.lips.vocabulary import BLANK, EDGE
 
-BLANK, EDGE = 0, 1
 MASKED = 16.0  # what a frame that does not exist loses in its attention score; finite, so that int8 can say it
 
 

@@ -20,6 +20,7 @@ from compressor.context import seed_globally
 from compressor.data import fetch
 from compressor.data.lips_clips import Clips
 from compressor.data.source import read_manifest
+from compressor.recipe import canonical_hash
 from compressor.stage import Stage
 from compressor.stage import Task as BaseTask
 from compressor.tasks.lips.batches import mel_of
@@ -30,7 +31,7 @@ from compressor.tasks.lips.networks import Decoder, Seq2Seq, greedy
 from compressor.tasks.lips.teacher import TargetsStage, TeacherStage
 from compressor.tasks.lips.vocabulary import Vocabulary, edit_distance, slot_is_right
 from profiles.errors import RequestError
-from profiles.storage import sha256_file
+from profiles.storage import sha256_tree
 
 if TYPE_CHECKING:
     from compressor.train import Context
@@ -44,15 +45,13 @@ def load_clips(source: str, language: str, crop_px: tuple[int, int]) -> tuple[Cl
     """The clips of a data source, of a directory of clips, or of a folder of videos, and what lineage says of them."""
     path = Path(source)
     if (path / "clips.json").is_file():
-        return Clips(path), {"data": {"name": path.name, "sha256": sha256_file(path / "frames.npy")}, "credits": []}
+        about = {"data": {"name": path.name, "sha256": canonical_hash(sha256_tree(path))}, "credits": []}
+        return _in_language(Clips(path), language, path), about
     if path.is_dir():
         from compressor.data.lips_video import prepare_videos
 
         directory, about = prepare_videos(path, *crop_px)
-        clips = Clips(directory)
-        if clips.language != language:
-            raise RequestError(f"{path} is in language {clips.language}: set data.language={clips.language}")
-        return clips, about
+        return _in_language(Clips(directory), language, path), about
     directory = fetch(source)
     if not (directory / language / "clips.json").is_file():
         raise RequestError(f"data.source {source!r} has no clips in language {language!r}")
@@ -61,6 +60,12 @@ def load_clips(source: str, language: str, crop_px: tuple[int, int]) -> tuple[Cl
         {key: package[key] for key in ("name", "version", "licence", "url", "note")} for package in manifest["packages"]
     ]
     return Clips(directory / language), {"data": {"name": source, "sha256": manifest["hash"]}, "credits": credits}
+
+
+def _in_language(clips: Clips, language: str, path: Path) -> Clips:
+    if clips.language != language:
+        raise RequestError(f"{path} is in language {clips.language}: set data.language={clips.language}")
+    return clips
 
 
 class Task(BaseTask):
@@ -80,6 +85,8 @@ class Task(BaseTask):
         self.train = everything[: max(1, round(config.data.train_share * len(everything)))]
         self.validation, self.test = clips.part("validation"), clips.part("test")
         pinyin = config.data.text == "pinyin"
+        if pinyin and not clips.pinyin:
+            raise RequestError(f"data.text: pinyin: {config.data.source} does not say how its characters are read")
         self.texts = [clips.romanised(text) if pinyin else text for text in clips.texts]
         self.slots = [None if pinyin else slot for slot in clips.slots]
         self.vocabulary = Vocabulary.of(self.texts)
@@ -121,11 +128,12 @@ class Task(BaseTask):
         front_end.std.copy_(torch.from_numpy(sample.std(0) + 1e-3))
         teacher = self._build(settings, front_end)
         if settings.weights is not None:
+            from safetensors import SafetensorError
             from safetensors.torch import load_file
 
             try:
                 teacher.load_state_dict(load_file(settings.weights))
-            except (OSError, RuntimeError) as error:
+            except (OSError, SafetensorError, RuntimeError) as error:
                 reason = str(error).splitlines()[0]
                 raise RequestError(
                     f"teacher.weights {settings.weights}: not this teacher's weights ({reason})"
