@@ -79,7 +79,7 @@ def test_a_batch_is_padded_and_cut_and_an_empty_text_has_a_token(path: Path) -> 
 
 
 def test_half_a_surrogate_pair_is_read_as_the_replacement_character(path: Path) -> None:
-    assert Tokenizer(path).decode(Tokenizer(path).encode("a\ud83d")) in ("a?", "a\ufffd")
+    assert Tokenizer(path).decode(Tokenizer(path).encode("a\ud83d")) == "a\ufffd"
 
 
 def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import safetensors.torch
 from compressor.data.source import read_manifest
 from compressor.tasks.clip.glue import CLASSES, GALLERY, TOKENIZER, Glue, class_embeddings
 from compressor.tasks.clip.pictures import resize
-from compressor.tasks.clip.teacher import AssembledTeacher
+from compressor.tasks.clip.teacher import AssembledTeacher, in_chunks
 from targets.glue import evenly_spread
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def export(task: Task, writer: BundleWriter) -> None:
         writer.asset(CLASSES, _classes(task, glue))
     everything = np.arange(len(task.data))
     labels = {f"label_{code}": _labels(task, everything, code) for code in languages}
-    writer.asset(GALLERY, {"embeddings": glue.embed_pictures(_pictures(task, everything)), **labels})
+    gallery = in_chunks(lambda things: glue.embed_pictures(_pictures(task, things)), everything)
+    writer.asset(GALLERY, {"embeddings": gallery, **labels})
     for part in ("validation", "test"):
         _add_split(task, writer, glue, part)
     _describe_teacher(task, writer)

@@ -17,7 +17,7 @@ head, with `embeddings` (languages, C, D), made once of prompts, and `name_LANGU
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -61,19 +61,16 @@ class Glue:
 
     def embed_pictures(self, pictures: np.ndarray) -> np.ndarray:
         """(n, H, W, 3) uint8 -> (n, D), L2-normalised."""
-        return self._chunked("image", {"image": to_input(pictures, self.px)})
+        starts = range(0, len(pictures), CHUNK)
+        return self._joined("image", ({"image": to_input(pictures[at : at + CHUNK], self.px)} for at in starts))
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Texts of any language -> (n, D), L2-normalised."""
-        return self._chunked("text", self.tokenizer.batch(texts, self.length))
+        starts = range(0, len(texts), CHUNK)
+        return self._joined("text", (self.tokenizer.batch(texts[at : at + CHUNK], self.length) for at in starts))
 
-    def _chunked(self, graph: str, feeds: Arrays) -> np.ndarray:
-        count = len(next(iter(feeds.values())))
-        parts = [
-            self.graphs[graph]({name: value[start : start + CHUNK] for name, value in feeds.items()})["embedding"]
-            for start in range(0, count, CHUNK)
-        ]
-        return unit_rows(np.concatenate(parts))
+    def _joined(self, graph: str, chunks: Iterable[Arrays]) -> np.ndarray:
+        return unit_rows(np.concatenate([self.graphs[graph](feeds)["embedding"] for feeds in chunks]))
 
     # --- answers ---
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 REVISION = 1  # of the features: part of the cache's key
 CHUNK = 64
+PART = 4096  # texts between two writes
 TOKENIZER_TEXTS = 60000  # are enough to learn merges from
 
 
@@ -140,18 +141,20 @@ def make_tokenizer(config: ClipConfig, texts: Sequence[str], cache: TeacherCache
 def text_targets(
     texts: Sequence[str], tokenizer: Tokenizer, length: int, teacher: Teacher, cache: TeacherCache, device: torch.device
 ) -> Texts:
-    """Texts as tokens with the teacher's features. Both are kept; neither is in memory while it is computed."""
+    """Texts as tokens with the teacher's features. Both are kept; no more than PART of them is in memory meanwhile."""
     digest = canonical_hash(list(texts))
     vocabulary = canonical_hash(sorted(tokenizer.ids))
 
     def tokens() -> Iterator[dict[str, np.ndarray]]:
-        for start in range(0, len(texts), 4096):
-            yield tokenizer.batch(texts[start : start + 4096], length)
+        for start in range(0, len(texts), PART):
+            yield tokenizer.batch(texts[start : start + PART], length)
 
     def features() -> Iterator[dict[str, np.ndarray]]:
-        order = np.argsort([len(text) for text in texts], kind="stable")  # texts of like length: little padding
-        rows = in_chunks(lambda own: teacher.text_features([texts[i] for i in own], device), order, CHUNK)
-        yield {"features": rows[np.argsort(order)]}
+        for start in range(0, len(texts), PART):
+            part = texts[start : start + PART]
+            order = np.argsort([len(text) for text in part], kind="stable")  # texts of like length: little padding
+            rows = in_chunks(lambda own: teacher.text_features(own, device), [part[i] for i in order], CHUNK)
+            yield {"features": rows[np.argsort(order)]}
 
     key: dict[str, Any] = {"revision": REVISION, "texts": digest}
     kept = cache.get({"kind": "clip-tokens", "vocabulary": vocabulary, "length": length, **key}, tokens)

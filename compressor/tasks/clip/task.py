@@ -6,7 +6,8 @@ by prompts. Stage 1 distils each tower's features, stage 2 aligns them on pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -23,7 +24,7 @@ from compressor.stage import Stage, TargetsStage
 from compressor.stage import Task as BaseTask
 from compressor.tasks.clip.config import ClipConfig
 from compressor.tasks.clip.metrics import ranks, recalls, unit_rows
-from compressor.tasks.clip.stages import AlignmentStage, ImageFeatureStage, TeacherStage, TextFeatureStage
+from compressor.tasks.clip.stages import AlignmentStage, ImageFeatureStage, TeacherStage, TextFeatureStage, tokens_of
 from compressor.tasks.clip.students import TextTower, build_image_tower
 from compressor.tasks.clip.targets import PictureBank, Texts, make_tokenizer, read_texts, text_targets
 from compressor.tasks.clip.teacher import AssembledTeacher, Teacher, build_teacher, in_chunks, load_module, through_head
@@ -32,8 +33,6 @@ from profiles.errors import RequestError
 if TYPE_CHECKING:
     from compressor.train import Context
     from targets.export import BundleWriter
-
-CHUNK = 64
 
 
 class Task(BaseTask):
@@ -169,13 +168,11 @@ class Task(BaseTask):
         return {**found, "R@10": float(np.mean([found[f"{code} R@10"] for code in self.data.languages]))}
 
     def student_metrics(self, things: np.ndarray, device: torch.device) -> dict[str, float]:
-        image = self._embed(self.image_tower, device, self.gallery_images(things))
+        image = self._embed(self.image_tower, device, things, lambda own: {"picture": self.gallery_images(own)})
         found: dict[str, float] = {}
         for code in self.data.languages:
             texts = self.texts[code, "caption"]
-            text = self._embed(
-                self.text_tower, device, torch.from_numpy(texts.ids[things]), torch.from_numpy(texts.mask[things])
-            )
+            text = self._embed(self.text_tower, device, things, functools.partial(tokens_of, texts))
             found |= recalls(code, ranks(text, image))
         return {**found, "R@10": float(np.mean([found[f"{code} R@10"] for code in self.data.languages]))}
 
@@ -185,14 +182,20 @@ class Task(BaseTask):
         return torch.from_numpy(np.array(small)).permute(0, 3, 1, 2).float() / 255
 
     @torch.no_grad()
-    def _embed(self, tower: nn.Module, device: torch.device, *inputs: torch.Tensor) -> np.ndarray:
+    def _embed(
+        self,
+        tower: nn.Module,
+        device: torch.device,
+        things: np.ndarray,
+        inputs: Callable[[np.ndarray], Mapping[str, torch.Tensor]],
+    ) -> np.ndarray:
         training = tower.training
         tower.to(device).eval()
-        parts = []
-        for start in range(0, len(inputs[0]), CHUNK):
-            parts.append(tower(*(own[start : start + CHUNK].to(device) for own in inputs)).float().cpu().numpy())
+        rows = in_chunks(
+            lambda own: tower(*(value.to(device) for value in inputs(own).values())).float().cpu().numpy(), things
+        )
         tower.train(training)
-        return unit_rows(np.concatenate(parts))
+        return unit_rows(rows)
 
     def export(self, writer: BundleWriter) -> None:
         from compressor.tasks.clip.export import export

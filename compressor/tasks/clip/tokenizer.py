@@ -22,6 +22,7 @@ from profiles.errors import RequestError
 
 # Ranges instead of character classes: Unicode tables differ between libraries and versions.
 WORDS = r" ?[A-Za-z]+|[\u4e00-\u9fff]+|[0-9]|[^A-Za-z0-9\u4e00-\u9fff]"
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def byte_letters() -> dict[int, str]:
@@ -58,8 +59,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text. Half a surrogate pair, which is no text, counts as U+FFFD."""
-        clean = text.encode("utf-8", "replace").decode() if not _is_text(text) else text
-        return [number for word in self._words.findall(clean) for number in self._cached(word)]
+        return [number for word in self._words.findall(SURROGATE.sub("\ufffd", text)) for number in self._cached(word)]
 
     def decode(self, ids: Sequence[int]) -> str:
         letters = "".join(self._tokens[int(number)] for number in ids)
@@ -100,7 +100,3 @@ def _join(pieces: list[str], pair: tuple[str, ...]) -> list[str]:
             joined.append(pieces[at])
             at += 1
     return joined
-
-
-def _is_text(text: str) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
