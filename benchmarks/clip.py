@@ -1,7 +1,7 @@
 """A bilingual CLIP distilled from a large teacher: what each stage brings, per language, on unseen concepts.
 
-    python benchmarks/clip.py            # goes on where it was stopped; --only fold or variant, --quick for one fold,
-    one seed
+    python benchmarks/clip.py            # goes on where it was stopped; --folds, --seeds, --only VARIANT ... for less
+    python benchmarks/clip.py --quick    # one fold, one seed, no ablation
 
 Every concept is in the test part of one fold, so a row's queries are all concepts. One teacher per fold; students of
 three seeds. Variants, of the same networks and data:
@@ -165,8 +165,8 @@ def collect(arguments: argparse.Namespace) -> tuple[dict[str, dict[tuple[int, in
             save_npz(kept, teacher_scores(bundle) if variant == "teacher" else student_scores(bundle))
         scores = load_npz(kept)
         table.setdefault(variant, {})[fold, seed] = scores
-        shown = ", ".join(f"{code} {scores[f'{code} to image R@10'].mean():.3f}" for code in ("en", "zh"))
-        print(f"{variant:8s} fold {fold} seed {seed}: R@10 {shown}", flush=True)
+        shown = [f"{name} {own.mean():.3f}" for name, own in scores.items() if name.endswith("to image R@10")]
+        print(f"{variant:8s} fold {fold} seed {seed}: {', '.join(shown)}", flush=True)
         last = bundle
     return table, last
 
