@@ -14,6 +14,7 @@ Intervals resample test people and seeds together (2,000 times), differences pai
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import sys
 import time
@@ -144,10 +145,13 @@ def teacher_file(arguments: argparse.Namespace, variant: str, seed: int) -> Path
     own = [override for override in overrides if override.startswith(("stages.teacher", "data.simulation"))]
     run = Run(arguments, arguments.work / "teachers", own, seed)
     path = run.folder / "teacher.safetensors"
-    if not path.exists():
-        run.train([TeacherStage(run.task)])
-        with atomic_file(path) as temporary:
-            save_file({name: value.contiguous() for name, value in run.task.teacher.state_dict().items()}, temporary)
+    with open(run.folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be training it
+        if not path.exists():
+            run.train([TeacherStage(run.task)])
+            weights = {name: value.contiguous() for name, value in run.task.teacher.state_dict().items()}
+            with atomic_file(path) as temporary:
+                save_file(weights, temporary)
     return path
 
 
@@ -193,7 +197,6 @@ def truth_of(task: Any) -> dict[str, np.ndarray]:
         "validation": task.validation_labels,
         "test": np.asarray(task.test.labels),
         "people": task.test.people,
-        "sizes": np.array([len(task.train), len(task.validation), len(task.test)]),
     }
 
 
@@ -287,12 +290,15 @@ def label(variant: str, seed: int) -> str:
 def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     arguments = parse_arguments()
+    from compressor.recipe import load_recipe
     from profiles.storage import load_npz, save_npz
 
+    # Parts of other settings are other parts.
+    settings = load_recipe("imu", [f"stages.distill.steps={arguments.steps}", *arguments.set]).hash[:12]
     parts: dict[str, list[dict[str, np.ndarray]]] = {}
     for variant in [*HAND, *VARIANTS]:
         for seed in arguments.seeds[:1] if variant in HAND else arguments.seeds:
-            path = arguments.work / "parts" / f"{label(variant, seed)}.npz"
+            path = arguments.work / "parts" / settings / f"{label(variant, seed)}.npz"
             if not path.exists():
                 if arguments.only and variant not in arguments.only:
                     continue
@@ -302,6 +308,8 @@ def main() -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 save_npz(path, {**found, "seconds": np.array(time.process_time() - began)})
             parts.setdefault(variant, []).append(load_npz(path))
+    # A row stands for all seeds: a variant that another process is still at has none yet.
+    parts = {variant: own for variant, own in parts.items() if variant in HAND or len(own) == len(arguments.seeds)}
     rows = all_rows(parts)
     minutes = sum(float(item["seconds"]) for own in parts.values() for item in own) / 60
     write_rows(arguments.out, rows, minutes=minutes, seeds=arguments.seeds)

@@ -10,7 +10,7 @@ import numpy as np
 Part = Mapping[str, np.ndarray]
 RESAMPLES = 2000
 BASE = "no pre-training"
-# What is compared, beside every variant with no pre-training.
+# What is compared, beside every variant with no pre-training and every variant of COMODO ("COMODO, ...") with it.
 COMPARISONS = [
     ("COMODO", "random teacher"),
     ("COMODO", "InfoNCE"),
@@ -124,7 +124,8 @@ def _costs(part: Part) -> dict[str, Any]:
 
 def _differences(scores: Mapping[tuple[str, str, str], tuple[np.ndarray, np.ndarray]]) -> list[dict[str, Any]]:
     variants = list(dict.fromkeys(variant for variant, _, _ in scores))
-    pairs = [(variant, BASE) for variant in variants if variant != BASE] + COMPARISONS
+    pairs = [(variant, BASE) for variant in variants if variant != BASE]
+    pairs += [(variant, "COMODO") for variant in variants if variant.startswith("COMODO,")] + COMPARISONS
     rows = []
     for one, other in pairs:
         for variant, readout, share in scores:
