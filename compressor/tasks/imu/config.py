@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from compressor.data.imu_windows import GRAVITY
 from compressor.recipe import RecipeConfig, Section
-
-GRAVITY = 9.80665
 
 
 class DataConfig(Section):

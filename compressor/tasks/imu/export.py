@@ -39,14 +39,12 @@ def export_student(
     head: Head,
     splits: Mapping[str, Windows],
     calibration: Windows,
-    teacher_values: Mapping[str, float] | None = None,
 ) -> None:
     """Write everything about the student but its teacher and lineage.
 
-    encoder        (n, 6, 1, length) float32, scaled -> (n, features)
-    splits         "validation" and "test"; golden inputs are of the validation part
-    calibration    training windows
-    teacher_values by split: accuracy of a reference, if there is one
+    encoder      (n, 6, 1, length) float32, scaled -> (n, features)
+    splits       "validation" and "test"; golden inputs are of the validation part
+    calibration  training windows
     """
     writer.add_graph(
         GRAPH,
@@ -64,7 +62,7 @@ def export_student(
     for part, windows in splits.items():
         assert windows.labels is not None  # a split has them
         arrays = {"signals": np.asarray(windows.signals), "labels": windows.labels, "people": windows.people}
-        writer.split(part, arrays, teacher_value=(teacher_values or {}).get(part))
+        writer.split(part, arrays)
         writer.metric(METRIC, glue.evaluate(arrays).value, split=part, n=len(windows), of="student")
 
 

@@ -185,9 +185,9 @@ class Task(BaseTask):
         """What the data was: for the bundle's lineage."""
         data = self.config.data
         keys = ("name", "version", "licence", "url", "note")
-        manifests, labelled = [self.pairs_manifest, self.labelled_manifest], data.labelled
-        if self.parts is not None:  # the pairs themselves are labelled
-            manifests, labelled = manifests[:1], data.pairs
+        manifests, labelled = [self.pairs_manifest], data.pairs  # a layout's pairs are labelled themselves
+        if self.parts is None:
+            manifests, labelled = [*manifests, self.labelled_manifest], data.labelled
         packages = [package for manifest in manifests for package in manifest["packages"]]
         return {
             "data": {
