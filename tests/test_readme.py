@@ -29,6 +29,8 @@ LIMITS = {
     "compressor bench timm:": None,
     "compressor bench runs/demo/bundle --device shop-terminal.yaml ": "--precision fp32",
     "compressor bench runs/demo/bundle --device rtx-4070 ": None,
+    "compressor bench runs/demo/bundle --device cortex-m4 ": None,  # test_bench_mcu.py does the same, and verifies
+    "compressor verify runs/mcu/": None,
     "compressor distill sketch ": "stages.targets.views=1",
 }
 

@@ -234,6 +234,7 @@ def test_a_precision_asked_for_by_name_that_fails_is_exit_code_1(run, tmp_path):
     assert whole["status"] == "rejected" and whole["reason"]
 
 
+@pytest.mark.slow
 def test_timm_names_give_cost_only_when_the_weights_are_random(run, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
