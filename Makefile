@@ -1,6 +1,6 @@
 # make demo    environment, data, distil the small sketch student, compile and benchmark it -> runs/demo/report.html
 # make test    environment, all tests except the slow ones, linters
-# make test-slow, make lint, make clean; make setup-system installs Debian packages that tests use (as root)
+# make test-slow, make test-device, make lint, make clean; make setup-system installs Debian packages that tests use (as root)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -9,7 +9,7 @@ RUN ?= runs/demo
 # Whole files go to one process per core, in the order of tests/conftest.py. `make test PARALLEL=` runs one after the other.
 PARALLEL ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow lint install setup-system clean
+.PHONY: demo test test-slow test-device lint install setup-system clean
 
 demo: install
 	$(BIN)/compressor data fetch openmoji
@@ -18,10 +18,14 @@ demo: install
 	$(BIN)/compressor bench sketch --device host --device cortex-m4 --out $(RUN) --resume
 
 test: lint $(VENV)/.tensorrt
-	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
+	$(BIN)/python -m pytest -m "not slow and not device" $(PARALLEL)
 
 test-slow: install $(VENV)/.tensorrt
 	$(BIN)/python -m pytest -m slow
+
+# On a real device: make test-device DEVICE=raspberry-pi-5 RUNNER=ssh:pi@raspberrypi.local
+test-device: install
+	DEVICE=$(DEVICE) RUNNER=$(RUNNER) $(BIN)/python -m pytest -m device
 
 lint: install
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.writing import RESULTS, write_rows
 from profiles.device import Device, list_devices, load_device
-from profiles.errors import CompressorError
+from profiles.errors import CompressorError, MissingError
 from profiles.storage import read_json, write_json
 from targets import sandbox
 from targets.artifact import Artifact, compile_bundle
@@ -93,10 +93,12 @@ def measure(bundle: Bundle, name: str, device: Device, runtime: str, precision: 
         split = "test" if bundle.has_split("test") else "validation"
         measured = runner.measure(artifact, device, splits=(split,), limit=limit)
         rows = [{**common, **row} for row in rows_of(Artifact.open(part), measured, split)]
+    except MissingError as error:  # compiled, but this machine cannot run it
+        rows = [{**common, "graph": "*", "status": "built", "reason": str(error)}]
     except (sandbox.SandboxError, CompressorError) as error:
         rows = [{**common, "graph": "*", "status": "failed", "reason": str(error)}]
     rows[-1]["seconds"] = round(time.monotonic() - start, 1)
-    if rows[-1]["status"] != "failed":
+    if rows[-1]["status"] not in ("failed", "built"):  # done with a tool that was missing or a device that hung
         write_json(done, {"key": key, "rows": rows})
     return rows
 

@@ -14,6 +14,7 @@ Intervals resample test people and seeds together (2,000 times), differences pai
 from __future__ import annotations
 
 import argparse
+import copy
 import fcntl
 import os
 import sys
@@ -38,6 +39,7 @@ MAIN: dict[str, list[str]] = {
     "InfoNCE": ["stages.distill.loss=info_nce"],
     "L2": ["stages.distill.loss=l2"],
     "SimCLR": [*NONE, *SIMCLR],
+    "SimCLR, twice the steps": [*NONE, "stages.simclr.steps={twice}"],
     "COMODO, then SimCLR": SIMCLR,
     "COMODO with SimCLR": ["stages.distill.simclr=1"],
 }
@@ -65,6 +67,7 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 FINE_TUNING = {0.01: (200, 64, (5e-4, 2e-3)), 0.1: (400, 64, (1e-3,)), 1.0: (1000, 128, (2e-3,))}
 CASES, CASE_DRAWS = (1, 3, 10), 10  # BasicMotions: cases per class
 CASE_PENALTY = 1e-2  # nothing to choose by
+CASE_STEPS, CASE_LR, CASE_TUNED_DRAWS = 100, 1e-3, 3  # of fine-tuning: as long as it takes to fit forty cases
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -106,7 +109,10 @@ class Run:
 
         torch.set_num_threads(arguments.threads)
         filled = [
-            override.format(steps=arguments.steps) if "{steps}" in override else override for override in overrides
+            override.format(steps=arguments.steps, twice=2 * arguments.steps)
+            if override.startswith("stages.simclr.steps=")
+            else override
+            for override in overrides
         ]
         steps = [f"stages.distill.steps={arguments.steps}"]
         # A part that was interrupted goes on from a checkpoint of the same recipe: its hash names the folder.
@@ -158,7 +164,8 @@ def teacher_file(arguments: argparse.Namespace, variant: str, seed: int) -> Path
 def part(arguments: argparse.Namespace, variant: str, seed: int) -> dict[str, np.ndarray]:
     """Pre-train one student; the predictions of its probes and fine-tuned copies on validation and test people.
 
-    Keys are "READOUT/SHARE/DRAW/SETTING/PART" -> (windows,) classes, and "basicmotions/CASES/DRAW" -> right or not.
+    Keys are "READOUT/SHARE/DRAW/SETTING/PART" -> (windows,) classes, and "basicmotions/READOUT/CASES/DRAW" -> right
+    or not.
     """
     from compressor.stage import TargetsStage
     from compressor.tasks.imu.distill import DistillStage, SimclrStage
@@ -176,7 +183,7 @@ def part(arguments: argparse.Namespace, variant: str, seed: int) -> dict[str, np
     run.train(stages)
     found = truth_of(task) | probes(task, features_of(task))
     if variant not in ABLATION:
-        found |= fine_tuned(run, arguments.quick)
+        found |= fine_tuned(run, arguments.quick) | fine_tuned_on_cases(run, arguments.quick)
     return found | {"cost": np.array(costs_of(task))}
 
 
@@ -202,9 +209,7 @@ def truth_of(task: Any) -> dict[str, np.ndarray]:
 
 def signals_of(task: Any) -> dict[str, np.ndarray]:
     """Scaled windows by part; "cases" are BasicMotions' training and test part, whole."""
-    from compressor.data import basicmotions, fetch
-
-    train, test = basicmotions.load_whole(fetch("basicmotions"))
+    train, test = motion_cases()
     return {
         "train": task.train_signals,
         "validation": task.validation_signals,
@@ -223,7 +228,6 @@ def features_of(task: Any) -> dict[str, np.ndarray]:
 
 
 def probes(task: Any, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    from compressor.data import basicmotions, fetch
     from compressor.tasks.imu.probe import fit_probe
 
     found = {}
@@ -234,16 +238,29 @@ def probes(task: Any, features: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                 probe = fit_probe(features["train"][rows], task.train_labels[rows], len(task.classes), penalty)
                 for name in ("validation", "test"):
                     found[f"frozen/{share}/{draw}/{penalty}/{name}"] = probe(features[name]).argmax(1).astype(np.int8)
-    train, test = basicmotions.load_whole(fetch("basicmotions"))
-    assert train.labels is not None and test.labels is not None
+    train, test = motion_cases()
     for cases in CASES:
         for draw in range(CASE_DRAWS):
-            rng = np.random.default_rng([cases, draw])
-            classes = range(len(train.label_names))
-            rows = np.concatenate([rng.choice(np.flatnonzero(train.labels == k), cases, False) for k in classes])
+            rows = drawn_cases(train, cases, draw)
             probe = fit_probe(features["cases"][rows], train.labels[rows], len(train.label_names), CASE_PENALTY)
-            found[f"basicmotions/{cases}/{draw}"] = probe(features["test cases"]).argmax(1) == test.labels
+            right = probe(features["test cases"]).argmax(1) == test.labels
+            found[f"basicmotions/frozen/{cases}/{draw}"] = right
     return found
+
+
+def motion_cases() -> tuple[Any, Any]:
+    """BasicMotions' training and test part, whole."""
+    from compressor.data import basicmotions, fetch
+
+    return basicmotions.load_whole(fetch("basicmotions"))
+
+
+def drawn_cases(train: Any, cases: int, draw: int) -> np.ndarray:
+    """The same rows for all variants and seeds: so many of each class."""
+    rng = np.random.default_rng([cases, draw])
+    return np.concatenate(
+        [rng.choice(np.flatnonzero(train.labels == k), cases, False) for k in range(len(train.label_names))]
+    )
 
 
 def fine_tuned(run: Run, quick: bool) -> dict[str, np.ndarray]:
@@ -268,6 +285,32 @@ def fine_tuned(run: Run, quick: bool) -> dict[str, np.ndarray]:
                 for name, windows in signals.items():
                     scores = stage.scores(windows, run.context.device)
                     found[f"fine-tuned/{share}/{draw}/{lr}/{name}"] = scores.argmax(1).astype(np.int8)
+    return found
+
+
+def fine_tuned_on_cases(run: Run, quick: bool) -> dict[str, np.ndarray]:
+    """The same stage on BasicMotions: few cases, other classes, no validation part."""
+    from compressor.tasks.imu.classify import ClassifyStage
+
+    train, test = motion_cases()
+    task, found = copy.copy(run.task), {}
+    task.classes, task.train_signals, task.train_labels = train.label_names, task.scaled(train), train.labels
+    task.validation_signals = task.validation_signals[:0]
+    for cases in CASES:
+        for draw in range(CASE_TUNED_DRAWS):
+            rows = drawn_cases(train, cases, draw)
+            task.labelled_rows = lambda share, number, rows=rows: rows
+            changed = {
+                "steps": 3 if quick else CASE_STEPS,
+                "batch": min(16, len(rows)),
+                "probe_penalty": CASE_PENALTY,
+                "optimizer": task.config.stages.classify.optimizer.model_copy(update={"lr": CASE_LR}),
+            }
+            settings = task.config.stages.classify.model_copy(update=changed)
+            stage = ClassifyStage(task, settings, f"classify-cases-{cases}-{draw}")
+            run.train([stage])
+            right = stage.scores(task.scaled(test), run.context.device).argmax(1) == test.labels
+            found[f"basicmotions/fine-tuned/{cases}/{draw}"] = right
     return found
 
 

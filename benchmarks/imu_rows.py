@@ -18,6 +18,8 @@ COMPARISONS = [
     ("COMODO", "SimCLR"),
     ("COMODO, then SimCLR", "SimCLR"),
     ("COMODO with SimCLR", "SimCLR"),
+    ("COMODO, then SimCLR", "SimCLR, twice the steps"),
+    ("COMODO with SimCLR", "SimCLR, twice the steps"),
     ("COMODO, tiny-imu-16", "no pre-training, tiny-imu-16"),
 ]
 
@@ -35,10 +37,11 @@ def all_rows(parts: Mapping[str, Sequence[Part]]) -> list[dict[str, Any]]:
                 | {"chosen": float(chosen), "validation": validation, "draws": len(_draws(own[0], readout, share))}
                 | _costs(own[0])
             )
-        for cases in sorted({int(key.split("/")[1]) for key in own[0] if key.startswith("basicmotions/")}):
-            values, weights = _by_case(own, cases)
-            scores[variant, "frozen", f"{cases} cases"] = values, weights
-            rows.append(_row(variant, "frozen", "basicmotions", f"{cases} per class", values, weights) | _costs(own[0]))
+        found = {tuple(key.split("/")[1:3]) for key in own[0] if key.startswith("basicmotions/")}
+        for readout, cases in sorted(found, key=lambda place: (place[0] != "frozen", int(place[1]))):
+            values, weights = _by_case(own, readout, cases)
+            scores[variant, readout, f"{cases} cases"] = values, weights
+            rows.append(_row(variant, readout, "basicmotions", f"{cases} per class", values, weights) | _costs(own[0]))
     return rows + _differences(scores)
 
 
@@ -78,9 +81,9 @@ def _by_person(own: Sequence[Part], readout: str, share: str, setting: str) -> t
     return values, counts
 
 
-def _by_case(own: Sequence[Part], cases: int) -> tuple[np.ndarray, np.ndarray]:
+def _by_case(own: Sequence[Part], readout: str, cases: str) -> tuple[np.ndarray, np.ndarray]:
     """Right answers (seeds, test cases), mean over draws: this set has no people's ids."""
-    keys = [key for key in own[0] if key.startswith(f"basicmotions/{cases}/")]
+    keys = [key for key in own[0] if key.startswith(f"basicmotions/{readout}/{cases}/")]
     values = np.stack([np.mean([part[key] for key in keys], axis=0) for part in own])
     return values, np.ones(values.shape[1])
 
