@@ -60,7 +60,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Example:
-    """One query and what was answered, for the report. `query` is a picture (H, W, 1 or 3) uint8, or None."""
+    """One query and what was answered, for the report.
+
+    `query` is a picture (H, W, 1 or 3) uint8, a clip (T, H, W, 1 or 3) uint8 that the page plays, or None.
+    """
 
     title: str
     query: np.ndarray | None

@@ -13,6 +13,8 @@ from compressor.report.details import Answer, Example
 from profiles.errors import RequestError, require
 
 LARGEST_PX = 192  # shown at half of this, so that it is sharp on dense screens
+DATA = "data:image/png;base64,"
+CLIP_HZ = 25.0  # pictures per second
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Picture:
     url: str  # data:
     width: int
     height: int
+    still: str | None = None  # data: of one picture, where the other one moves
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,13 @@ class ShownExample:
 
 
 def encode_png(image: Any) -> str:
-    """A picture (height, width) or (height, width, 1, 3 or 4) uint8 as base64 of a PNG, for details.json."""
+    """A picture (height, width) or (height, width, 1, 3 or 4) uint8 as base64 of a PNG, for details.json.
+
+    A clip (pictures, height, width, 1, 3 or 4) becomes an animated one, at 25 pictures a second.
+    """
     image_module = require("PIL.Image", "report")
-    pixels = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
-    file = io.BytesIO()
-    image_module.fromarray(pixels).save(file, "PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode("ascii")
+    pixels = image[..., 0] if image.ndim >= 3 and image.shape[-1] == 1 else image
+    return _to_png([image_module.fromarray(each) for each in (pixels if image.ndim == 4 else [pixels])])
 
 
 def shown_examples(examples: Mapping[str, Sequence[Example]]) -> dict[str, list[ShownExample]]:
@@ -81,9 +85,18 @@ def _picture(encoded: str | None, where: str) -> Picture | None:
         image.load()
     except (binascii.Error, OSError, SyntaxError, image_module.DecompressionBombError) as error:
         raise RequestError(f"{where}: not a PNG or JPEG in base64 ({error})") from None
-    if image.mode not in ("L", "RGB", "RGBA"):
-        image = image.convert("RGBA")
-    image.thumbnail((LARGEST_PX, LARGEST_PX))
+    frames = require("PIL.ImageSequence", "report").Iterator(image)
+    stills = [each.copy() if each.mode in ("L", "RGB", "RGBA") else each.convert("RGBA") for each in frames]
+    for still in stills:
+        still.thumbnail((LARGEST_PX, LARGEST_PX))
+    middle = DATA + _to_png([stills[len(stills) // 2]]) if len(stills) > 1 else None
+    return Picture(DATA + _to_png(stills), *stills[0].size, middle)
+
+
+def _to_png(images: Sequence[Any]) -> str:
+    """Base64 of a PNG file, animated where there is more than one picture."""
+    first, *more = images
     file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return Picture("data:image/png;base64," + base64.b64encode(file.getvalue()).decode(), *image.size)
+    moving = {"save_all": True, "append_images": more, "duration": 1000 / CLIP_HZ, "loop": 0} if more else {}
+    first.save(file, "PNG", optimize=True, **moving)
+    return base64.b64encode(file.getvalue()).decode("ascii")

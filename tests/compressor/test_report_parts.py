@@ -147,4 +147,19 @@ def test_pictures_keep_their_pixels():
 
     decoded = Image.open(io.BytesIO(base64.b64decode(shown.picture.url.split(",")[1])))
     assert np.array_equal(np.asarray(decoded), picture) and (shown.picture.width, shown.picture.height) == (30, 20)
-    assert not shown.found and shown.rank is None
+    assert not shown.found and shown.rank is None and shown.picture.still is None
+
+
+def test_a_clip_plays_at_its_rate_and_has_a_still_picture():
+    from PIL import Image
+
+    clip = np.random.default_rng(3).integers(0, 255, (5, 32, 48, 1)).astype(np.uint8)
+    example = {"title": "t", "query_png": encode_png(clip), "answers": [{"label": "x", "correct": True}]}
+    shown = shown_examples({"s": [details_module.Example.model_validate(example)]})["s"][0].picture
+    assert shown is not None and shown.still is not None and (shown.width, shown.height) == (48, 32)
+    moving, still = (Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) for url in (shown.url, shown.still))
+    assert moving.n_frames == 5 and moving.info["duration"] == 40 and getattr(still, "n_frames", 1) == 1
+    for index, picture in enumerate(clip):
+        moving.seek(index)
+        assert np.array_equal(np.asarray(moving.convert("L")), picture[..., 0])
+    assert np.array_equal(np.asarray(still), clip[2, ..., 0])

@@ -37,7 +37,6 @@ from targets.graph import Arrays
 
 METRIC = "CER"
 CHUNK = 32  # clips that are read side by side while evaluating
-STRIP = 8  # pictures of an example
 
 
 class Stream:
@@ -157,8 +156,8 @@ class Glue:
         yield from clips_of(arrays)
 
     def examples(self, arrays: Arrays, count: int) -> list[Example]:
-        """Clips evenly spread over the split: some of their pictures, what was read, what the recogniser heard; and
-        where the decoder looked, characters from top to bottom, pictures from left to right."""
+        """Clips evenly spread over the split, what was read, what the recogniser heard; and where the decoder looked,
+        characters from top to bottom, pictures from left to right."""
         clips = clips_of(arrays)
         chosen = evenly_spread(len(clips), count)
         readings = self.read([clips[index] for index in chosen])
@@ -171,7 +170,7 @@ class Glue:
                 Answer(looked, f"read: {read}", read == truth),
                 Answer(None, f"heard: {heard}", heard == truth),
             )
-            examples.append(Example(truth, film_strip(clips[index]), answers))
+            examples.append(Example(truth, clips[index][..., None], answers))
         return examples
 
 
@@ -199,14 +198,6 @@ def clips_of(arrays: Arrays) -> list[np.ndarray]:
     if missing:
         raise RequestError(f"the split has no array {missing[0]!r}, so it is none of the lips task")
     return np.split(arrays["frames"], np.cumsum(arrays["counts"])[:-1])
-
-
-def film_strip(clip: np.ndarray) -> np.ndarray:
-    """Some pictures of a clip in two rows, (2 H, W STRIP / 2, 1) uint8."""
-    chosen = np.linspace(0, len(clip) - 1, STRIP).round().astype(int)
-    half = STRIP // 2
-    rows = [np.concatenate(list(clip[chosen[start : start + half]]), axis=1) for start in (0, half)]
-    return np.concatenate(rows, axis=0)[..., None]
 
 
 def attention_picture(attention: np.ndarray, zoom: int = 4) -> np.ndarray:
