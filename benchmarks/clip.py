@@ -13,7 +13,8 @@ three seeds. Variants, of the same networks and data:
     english    both, but the text tower reads English only
     none and stage 2 take as many steps of alignment as "both" takes of all kinds for pictures.
 
-Rows: R@1 and R@10 of text to image and image to text in each language, English to Chinese text, zero-shot classes.
+Rows: R@1 and R@10 of text to image and image to text in each language, English to Chinese text, zero-shot classes. Of
+the first student with both stages, int8 on every runtime that runs here, and whether TensorRT-RTX builds its towers.
 Intervals are percentile bootstraps over concepts of the mean over seeds; differences are paired by concept. Results:
 runs/clip-stages and benchmarks/results/clip.json. `--ablation-folds` says in which folds none, stage 2 and english are
 trained.
@@ -37,6 +38,7 @@ from benchmarks.writing import RESULTS, write_rows
 
 ABLATION = ("none", "stage 2", "english")
 VARIANTS = ("stage 1", "both", *ABLATION)
+GPU = "rtx-4070"  # whose engines are built here
 NO_STAGES = {"image_features": 0, "text_features": 0, "alignment": 0}
 COMPARISONS = [("both", "teacher"), ("both", "stage 1"), ("both", "none"), ("stage 2", "none"), ("both", "english")]
 Scores = dict[str, np.ndarray]  # measure -> per concept
@@ -153,12 +155,13 @@ def measures(image: np.ndarray, texts: Mapping[str, np.ndarray]) -> Scores:
     return {f"{name} R@{k}": (own <= k).astype(float) for name, own in found.items() for k in (1, 10)}
 
 
-def collect(arguments: argparse.Namespace) -> tuple[dict[str, dict[tuple[int, int], Scores]], Path]:
-    """Scores of every variant by (fold, seed), each read once it is trained, and a bundle for the costs."""
+def collect(arguments: argparse.Namespace) -> tuple[dict[str, dict[tuple[int, int], Scores]], Path, Path | None]:
+    """Scores of every variant by (fold, seed), each read once it is trained; a bundle for the costs, and the first
+    that has both stages, to be deployed."""
     from profiles.storage import load_npz, save_npz
 
     table: dict[str, dict[tuple[int, int], Scores]] = {}
-    last = Path()
+    last, deployed = Path(), None
     for variant, fold, seed, bundle in bundles(arguments):
         kept = bundle.parent / "scores.npz"
         if not kept.exists():
@@ -168,7 +171,9 @@ def collect(arguments: argparse.Namespace) -> tuple[dict[str, dict[tuple[int, in
         shown = [f"{name} {own.mean():.3f}" for name, own in scores.items() if name.endswith("to image R@10")]
         print(f"{variant:8s} fold {fold} seed {seed}: {', '.join(shown)}", flush=True)
         last = bundle
-    return table, last
+        if variant == "both" and deployed is None:
+            deployed = bundle
+    return table, last, deployed
 
 
 def by_concept(runs: Mapping[tuple[int, int], Scores], measure: str, folds: list[int]) -> np.ndarray:
@@ -238,15 +243,37 @@ def costs_of(bundle: Path) -> dict[str, dict[str, Any]]:
     return {"teacher": {"macs": macs, "parameters": teacher["parameters"]}, "student": student}
 
 
+def device_rows(arguments: argparse.Namespace, bundle: Path) -> list[dict[str, Any]]:
+    """int8 against float on the runtimes that run here (R@10 of text to image, mean over languages); TensorRT-RTX."""
+    from benchmarks.int8 import bench_one
+    from profiles.device import load_device
+    from targets.artifact import compile_bundle
+    from targets.bundle import Bundle
+
+    common = {"task": "clip", "bundle": bundle.parent.name}
+    rows = [{**common, "variant": f"int8, {row['runtime']}", **row} for row in bench_one(
+        bundle, "test", arguments.work / "int8")]  # fmt: skip
+    engine = compile_bundle(
+        Bundle.open(bundle), load_device(GPU), "tensorrt-rtx", "fp16", arguments.work / "tensorrt-rtx"
+    )
+    for graph, entry in engine.manifest["graphs"].items():
+        found = {"graph": graph, "status": entry["status"], "reason": entry["reason"]}
+        rows.append({**common, "variant": "fp16, tensorrt-rtx", **found})
+    return rows
+
+
 def main() -> None:
     arguments = parse_arguments()
-    table, bundle = collect(arguments)
-    rows = all_rows(table, costs_of(bundle))
+    table, bundle, deployed = collect(arguments)
+    rows = all_rows(table, costs_of(bundle)) + (device_rows(arguments, deployed) if deployed else [])
     if not arguments.quick:
         write_rows(arguments.out, rows, minutes=spent(arguments.work) / 60, seeds=arguments.seeds)
     for row in rows:
-        low, high = row["ci95"]
-        print(f"{row['variant']:24s} {row['metric']:20s} {row['value']:7.3f}  [{low:.3f}, {high:.3f}]")
+        if "ci95" in row:
+            low, high = row["ci95"]
+            print(f"{row['variant']:24s} {row['metric']:20s} {row['value']:7.3f}  [{low:.3f}, {high:.3f}]")
+        else:
+            print(f"{row['variant']:24s} {row['status']:20s} {row.get('drop')} {row.get('drop_ci95')} {row['reason']}")
 
 
 if __name__ == "__main__":
