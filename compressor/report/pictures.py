@@ -90,7 +90,8 @@ def _picture(encoded: str | None, where: str) -> Picture | None:
     for still in stills:
         still.thumbnail((LARGEST_PX, LARGEST_PX))
     middle = DATA + _to_png([stills[len(stills) // 2]]) if len(stills) > 1 else None
-    return Picture(DATA + _to_png(stills), *stills[0].size, middle)
+    width, height = stills[0].size
+    return Picture(DATA + _to_png(stills), width, height, middle)
 
 
 def _to_png(images: Sequence[Any]) -> str:
