@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from compressor.report.details import Teacher
 from profiles.device import Device
 from profiles.results import Record
 from profiles.storage import write_json
@@ -47,7 +48,8 @@ class DetailsWriter:
         if charts := [*map(asdict, subject.charts), *bundle.lineage.get("charts", [])]:
             self.details["charts"][name] = charts
         if bundle.teacher:
-            self.details["teachers"][name] = bundle.teacher
+            shown = Teacher.model_fields  # a bundle may say more, e.g. the MACs of each tower
+            self.details["teachers"][name] = {key: value for key, value in bundle.teacher.items() if key in shown}
         for credit in bundle.lineage.get("credits", []):
             if credit not in self.details["credits"]:
                 self.details["credits"].append(credit)

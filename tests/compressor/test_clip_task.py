@@ -17,6 +17,9 @@ import targets
 from compressor.losses.alignment import cross_modal_kl, multilingual_info_nce
 from compressor.losses.feature import feature_smooth_l1
 from compressor.recipe import load_recipe
+from compressor.records import Subject
+from compressor.report.collect import DetailsWriter
+from compressor.report.details import Details
 from compressor.tasks.clip import pictures
 from compressor.tasks.clip.glue import Glue, class_embeddings
 from compressor.tasks.clip.metrics import ranks, unit_rows
@@ -184,6 +187,14 @@ def test_examples_show_both_languages(bundle: Path) -> None:
     assert any(example.title.startswith("languages disagree") for example in examples)
     labels = [answer.label for answer in examples[0].answers]
     assert any(label.startswith("en: ") for label in labels) and any(label.startswith("zh: ") for label in labels)
+
+
+def test_the_page_takes_a_teacher_that_says_more_than_it_shows(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    assert opened.teacher is not None and opened.teacher["image_macs"] > 0
+    details = DetailsWriter([])
+    details.add_subject(Subject(opened, {}, {}))
+    assert Details.model_validate(details.details).teachers[opened.student].macs == opened.teacher["macs"]
 
 
 def test_recipes_that_cannot_work_are_refused(tmp_path: Path) -> None:
