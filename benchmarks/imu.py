@@ -8,6 +8,8 @@ The video and the sensor that the student is pre-trained on are simulated; the p
 BasicMotions with no people's ids) are real. Every pre-training seed has a teacher of its own. Label draws are the same
 for all variants and seeds. The probe's penalty and, at 1 %, fine-tuning's learning rate are chosen, per
 variant, by the validation people's accuracy over seeds and draws; the test people are read with that choice alone.
+The row "..., validation people too" is the variant that the validation people like best with all labels, trained anew
+on them as well.
 Intervals resample test people and seeds together (2,000 times), differences pair them.
 """
 
@@ -16,9 +18,11 @@ from __future__ import annotations
 import argparse
 import copy
 import fcntl
+import functools
 import os
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.imu_rows import all_rows
+from benchmarks.imu_rows import all_rows, best_with_all_labels
 from benchmarks.writing import RESULTS, write_rows
 
 NONE = ["stages.distill.steps=0"]
@@ -61,6 +65,7 @@ SMALL: dict[str, list[str]] = {
 }
 HAND = ("12 statistics", "54 hand features")
 VARIANTS = MAIN | ABLATION | SMALL
+FINAL = "validation people too"  # of the variant that is best on the validation people with all labels
 SHARES = {0.01: 5, 0.1: 2, 1.0: 1}  # share of labels: draws
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 # Share of labels: steps and batch of fine-tuning, and the learning rates to choose from.
@@ -76,13 +81,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=ROOT / "runs/imu")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=600, help="of pre-training")
-    parser.add_argument("--only", nargs="+", default=[], metavar="VARIANT", help="of: " + "; ".join(VARIANTS))
+    parser.add_argument("--only", nargs="+", default=[], metavar="VARIANT", help="of: " + "; ".join([*VARIANTS, FINAL]))
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of the recipe")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
-    if unknown := [name for name in arguments.only if name not in VARIANTS and name not in HAND]:
-        parser.error(f"--only {unknown[0]!r}: there are {'; '.join([*VARIANTS, *HAND])}")
+    if unknown := [name for name in arguments.only if name not in (*VARIANTS, *HAND, FINAL)]:
+        parser.error(f"--only {unknown[0]!r}: there are {'; '.join([*VARIANTS, *HAND, FINAL])}")
     if arguments.quick:
         arguments.seeds, arguments.steps = arguments.seeds[:1], 10
         arguments.work = arguments.work.with_name(arguments.work.name + "-quick")
@@ -167,11 +172,21 @@ def part(arguments: argparse.Namespace, variant: str, seed: int) -> dict[str, np
     Keys are "READOUT/SHARE/DRAW/SETTING/PART" -> (windows,) classes, and "basicmotions/READOUT/CASES/DRAW" -> right
     or not.
     """
+    run = pretrained(arguments, variant, seed)
+    task = run.task
+    found = truth_of(task) | probes(task, features_of(task))
+    if variant not in ABLATION:
+        found |= fine_tuned(run, arguments.quick) | fine_tuned_on_cases(run, arguments.quick)
+    return found | {"cost": np.array(costs_of(task))}
+
+
+def pretrained(arguments: argparse.Namespace, variant: str, seed: int, more: Sequence[str] = ()) -> Run:
+    """A run whose student has learned what the variant says, without labels."""
     from compressor.stage import TargetsStage
     from compressor.tasks.imu.distill import DistillStage, SimclrStage
 
     teacher = teacher_file(arguments, variant, seed)
-    overrides = [*VARIANTS[variant], "stages.teacher.steps=0"]
+    overrides = [*VARIANTS[variant], "stages.teacher.steps=0", *more]
     if teacher is not None:
         overrides.append(f"teacher.weights={teacher}")
     run = Run(arguments, arguments.work / "students" / label(variant, seed), overrides, seed)
@@ -181,10 +196,14 @@ def part(arguments: argparse.Namespace, variant: str, seed: int) -> dict[str, np
     if task.config.stages.simclr.steps:
         stages.append(SimclrStage(task))
     run.train(stages)
-    found = truth_of(task) | probes(task, features_of(task))
-    if variant not in ABLATION:
-        found |= fine_tuned(run, arguments.quick) | fine_tuned_on_cases(run, arguments.quick)
-    return found | {"cost": np.array(costs_of(task))}
+    return run
+
+
+def final_part(arguments: argparse.Namespace, variant: str, lr: float, seed: int) -> dict[str, np.ndarray]:
+    """All labels of everybody but the test people: the validation people have chosen, and are learned from too."""
+    run = pretrained(arguments, variant, seed, ["data.validation_people=[]"])
+    found = fine_tuned(run, arguments.quick, {1.0: (*FINE_TUNING[1.0][:2], (lr,))})
+    return truth_of(run.task) | found | {"cost": np.array(costs_of(run.task))}
 
 
 def hand_part(variant: str, arguments: argparse.Namespace) -> dict[str, np.ndarray]:
@@ -263,14 +282,14 @@ def drawn_cases(train: Any, cases: int, draw: int) -> np.ndarray:
     )
 
 
-def fine_tuned(run: Run, quick: bool) -> dict[str, np.ndarray]:
+def fine_tuned(run: Run, quick: bool, plan: Mapping[float, Any] = FINE_TUNING) -> dict[str, np.ndarray]:
+    """Predictions on validation people, if there are any, and test people, at each share of labels in the plan."""
     from compressor.tasks.imu.classify import ClassifyStage
 
     task, found = run.task, {}
     signals = {"validation": task.validation_signals, "test": task.scaled(task.test)}
-    for share, draws in SHARES.items():
-        steps, batch, learning_rates = FINE_TUNING[share]
-        for draw in range(draws):
+    for share, (steps, batch, learning_rates) in plan.items():
+        for draw in range(SHARES[share]):
             for lr in learning_rates:
                 changed = {
                     "steps": 3 if quick else steps,
@@ -283,6 +302,8 @@ def fine_tuned(run: Run, quick: bool) -> dict[str, np.ndarray]:
                 stage = ClassifyStage(task, settings, f"classify-{share:g}-{draw}-{lr:g}".replace(".", "_"))
                 run.train([stage])
                 for name, windows in signals.items():
+                    if not len(windows):
+                        continue
                     scores = stage.scores(windows, run.context.device)
                     found[f"fine-tuned/{share}/{draw}/{lr}/{name}"] = scores.argmax(1).astype(np.int8)
     return found
@@ -338,21 +359,38 @@ def main() -> None:
 
     # Parts of other settings are other parts.
     settings = load_recipe("imu", [f"stages.distill.steps={arguments.steps}", *arguments.set]).hash[:12]
-    parts: dict[str, list[dict[str, np.ndarray]]] = {}
-    for variant in [*HAND, *VARIANTS]:
-        for seed in arguments.seeds[:1] if variant in HAND else arguments.seeds:
-            path = arguments.work / "parts" / settings / f"{label(variant, seed)}.npz"
-            if not path.exists():
-                if arguments.only and variant not in arguments.only:
-                    continue
-                print(f"{variant}, seed {seed}", file=sys.stderr, flush=True)
-                began = time.process_time()
-                found = hand_part(variant, arguments) if variant in HAND else part(arguments, variant, seed)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_npz(path, {**found, "seconds": np.array(time.process_time() - began)})
-            parts.setdefault(variant, []).append(load_npz(path))
+    folder = arguments.work / "parts" / settings
+
+    def kept(variant: str, seed: int, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """A part, from disk if it is there."""
+        path = folder / f"{label(variant, seed)}.npz"
+        if not path.exists():
+            print(f"{variant}, seed {seed}", file=sys.stderr, flush=True)
+            began = time.process_time()
+            found = make()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_npz(path, {**found, "seconds": np.array(time.process_time() - began)})
+        return load_npz(path)
+
+    first, parts = arguments.seeds[0], {}
+    wanted = [name for name in [*HAND, *VARIANTS] if not arguments.only or name in arguments.only]
+    for variant in wanted:
+        for seed in [first] if variant in HAND else arguments.seeds:
+            if variant in HAND:
+                kept(variant, seed, functools.partial(hand_part, variant, arguments))
+            else:
+                kept(variant, seed, functools.partial(part, arguments, variant, seed))
     # A row stands for all seeds: a variant that another process is still at has none yet.
-    parts = {variant: own for variant, own in parts.items() if variant in HAND or len(own) == len(arguments.seeds)}
+    for variant in [*HAND, *VARIANTS]:
+        files = [folder / f"{label(variant, seed)}.npz" for seed in ([first] if variant in HAND else arguments.seeds)]
+        if all(file.exists() for file in files):
+            parts[variant] = [load_npz(file) for file in files]
+    if set(MAIN) <= set(parts) and (not arguments.only or FINAL in arguments.only):
+        variant, lr = best_with_all_labels({name: parts[name] for name in MAIN})
+        parts[f"{variant}, {FINAL}"] = [
+            kept(f"{variant}, {FINAL}", seed, functools.partial(final_part, arguments, variant, float(lr), seed))
+            for seed in arguments.seeds
+        ]
     rows = all_rows(parts)
     minutes = sum(float(item["seconds"]) for own in parts.values() for item in own) / 60
     write_rows(arguments.out, rows, minutes=minutes, seeds=arguments.seeds)

@@ -55,9 +55,11 @@ def _draws(part: Part, readout: str, share: str) -> list[str]:
     return sorted({key.split("/")[2] for key in part if key.startswith(f"{readout}/{share}/")})
 
 
-def _choose(own: Sequence[Part], readout: str, share: str) -> tuple[str, float]:
+def _choose(own: Sequence[Part], readout: str, share: str) -> tuple[str, float | None]:
     """The setting with the best accuracy on the validation people over seeds and draws, and that accuracy."""
     settings = list(dict.fromkeys(key.split("/")[3] for key in own[0] if key.startswith(f"{readout}/{share}/")))
+    if not len(own[0]["validation"]):  # they were learned from: nothing is left to choose
+        return settings[0], None
     found = {}
     for setting in settings:
         values = [
@@ -68,6 +70,13 @@ def _choose(own: Sequence[Part], readout: str, share: str) -> tuple[str, float]:
         found[setting] = float(np.mean(values))
     best = max(found, key=lambda setting: found[setting])
     return best, found[best]
+
+
+def best_with_all_labels(parts: Mapping[str, Sequence[Part]]) -> tuple[str, str]:
+    """The variant whose fine-tuned students are best on the validation people, and its learning rate."""
+    chosen = {variant: _choose(own, "fine-tuned", "1.0") for variant, own in parts.items()}
+    best = max(chosen, key=lambda variant: chosen[variant][1] or 0.0)
+    return best, chosen[best][0]
 
 
 def _by_person(own: Sequence[Part], readout: str, share: str, setting: str) -> tuple[np.ndarray, np.ndarray]:
@@ -129,6 +138,7 @@ def _differences(scores: Mapping[tuple[str, str, str], tuple[np.ndarray, np.ndar
     variants = list(dict.fromkeys(variant for variant, _, _ in scores))
     pairs = [(variant, BASE) for variant in variants if variant != BASE]
     pairs += [(variant, "COMODO") for variant in variants if variant.startswith("COMODO,")] + COMPARISONS
+    pairs = list(dict.fromkeys(pairs))
     rows = []
     for one, other in pairs:
         for variant, readout, share in scores:
