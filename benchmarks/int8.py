@@ -88,7 +88,12 @@ def bench_one(bundle: Path, data: Arrays | str, work: Path) -> list[dict[str, An
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--bundle", type=Path, action="append", help="trained bundles (default: runs/demo/bundle)")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        action="append",
+        help="only these trained bundles (default: all networks and runs/demo/bundle)",
+    )
     parser.add_argument("--network", choices=list(TASKS), action="append", help="only this one, and no bundle")
     parser.add_argument("--work", type=Path, default=Path("runs/int8"))
     parser.add_argument("--out", type=Path, default=RESULTS / "int8.json")
@@ -99,9 +104,9 @@ def main() -> None:
     def add(more: list[dict[str, Any]]) -> None:
         rows.extend(more)
         minutes = (time.monotonic() - start) / 60
-        write_rows(arguments.out, rows, minutes=minutes, seeds=[SEED], before="make demo")  # what there is, if stopped
+        write_rows(arguments.out, rows, minutes=minutes, seeds=[SEED], before="" if arguments.bundle else "make demo")
 
-    for name in arguments.network or TASKS:
+    for name in arguments.network or ([] if arguments.bundle else TASKS):
         path, net = arguments.work / "bundles" / name, TASKS[name].train()
         small_nets.write_bundle(path, name, net, TASKS[name])
         add(bench_one(path, fresh_items(name, net), arguments.work / name))
