@@ -1,6 +1,6 @@
 """What does video teach an inertial student? Every way of pre-training it, at 1, 10 and 100 % of the labels.
 
-    python benchmarks/imu.py                      # goes on where it was stopped; parts are kept in runs/imu
+    python benchmarks/imu.py                      # goes on where it was stopped; parts are kept in runs/imu-stages
     python benchmarks/imu.py --only COMODO        # some variants; several processes may share the work
     python benchmarks/imu.py --quick              # few steps, one seed, no test people: whether it runs, not a result
 
@@ -78,7 +78,7 @@ CASE_STEPS, CASE_LR, CASE_TUNED_DRAWS = 100, 1e-3, 3  # of fine-tuning: as long 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=RESULTS / "imu.json")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs/imu")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/imu-stages")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=600, help="of pre-training")
     parser.add_argument("--only", nargs="+", default=[], metavar="VARIANT", help="of: " + "; ".join([*VARIANTS, FINAL]))

@@ -122,7 +122,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--recipe", default="lips")
     parser.add_argument("--out", type=Path, default=RESULTS / "lips.json")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs/lips")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/lips-stages")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=2400, help="of every reader")
