@@ -25,6 +25,7 @@ test-slow: install $(VENV)/.tensorrt
 
 # On a real device: make test-device DEVICE=raspberry-pi-5 RUNNER=ssh:pi@raspberrypi.local
 test-device: install
+	@test -n "$(DEVICE)" || { echo "make test-device DEVICE=raspberry-pi-5 RUNNER=ssh:pi@raspberrypi.local" >&2; exit 2; }
 	DEVICE=$(DEVICE) RUNNER=$(RUNNER) $(BIN)/python -m pytest -m device
 
 lint: install
