@@ -206,11 +206,11 @@ def final_part(arguments: argparse.Namespace, variant: str, lr: float, seed: int
     return truth_of(run.task) | found | {"cost": np.array(costs_of(run.task))}
 
 
-def hand_part(variant: str, arguments: argparse.Namespace) -> dict[str, np.ndarray]:
+def hand_part(arguments: argparse.Namespace, variant: str, seed: int) -> dict[str, np.ndarray]:
     """The same probe on statistics of the windows."""
     from compressor.tasks.imu.probe import hand_features, simple_statistics
 
-    run = Run(arguments, arguments.work / "hand", NONE, arguments.seeds[0])
+    run = Run(arguments, arguments.work / "hand", NONE, seed)
     task = run.task
     rate_hz = task.labelled.rate_hz
     calculate = simple_statistics if variant == HAND[0] else lambda signals: hand_features(signals, rate_hz)
@@ -372,17 +372,17 @@ def main() -> None:
             save_npz(path, {**found, "seconds": np.array(time.process_time() - began)})
         return load_npz(path)
 
-    first, parts = arguments.seeds[0], {}
-    wanted = [name for name in [*HAND, *VARIANTS] if not arguments.only or name in arguments.only]
-    for variant in wanted:
-        for seed in [first] if variant in HAND else arguments.seeds:
-            if variant in HAND:
-                kept(variant, seed, functools.partial(hand_part, variant, arguments))
-            else:
-                kept(variant, seed, functools.partial(part, arguments, variant, seed))
-    # A row stands for all seeds: a variant that another process is still at has none yet.
+    def seeds_of(variant: str) -> list[int]:
+        return arguments.seeds[:1] if variant in HAND else arguments.seeds
+
     for variant in [*HAND, *VARIANTS]:
-        files = [folder / f"{label(variant, seed)}.npz" for seed in ([first] if variant in HAND else arguments.seeds)]
+        if not arguments.only or variant in arguments.only:
+            for seed in seeds_of(variant):
+                kept(variant, seed, functools.partial(hand_part if variant in HAND else part, arguments, variant, seed))
+    # A row stands for all seeds: a variant that another process is still at has none yet.
+    parts = {}
+    for variant in [*HAND, *VARIANTS]:
+        files = [folder / f"{label(variant, seed)}.npz" for seed in seeds_of(variant)]
         if all(file.exists() for file in files):
             parts[variant] = [load_npz(file) for file in files]
     if set(MAIN) <= set(parts) and (not arguments.only or FINAL in arguments.only):
