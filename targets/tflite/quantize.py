@@ -18,6 +18,7 @@ import numpy as np
 from profiles.errors import require
 from targets.quiet import silent
 from targets.tflite.affine import narrowed
+from targets.tflite.biases import with_room_for_biases
 from targets.tflite.flatbuffer import SIGNATURE
 from targets.tflite.schema import EXTRA, FLOATS, Model, Operator, inline_buffers, read_model
 
@@ -53,7 +54,7 @@ def static_int8(raw: bytes, feeds: Mapping[str, np.ndarray], exclude: Sequence[s
         for operator in read_model(raw).operators
         if operator.outputs[0].name in names
     ]
-    return quantized(raw, recipe + kept, ranges)
+    return with_room_for_biases(quantized(raw, recipe + kept, ranges), raw)
 
 
 def static_recipe() -> list[dict[str, Any]]:

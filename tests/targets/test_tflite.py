@@ -130,6 +130,26 @@ def test_trap_2_weights_beyond_256_kib_reach_tflite_micro(tmp_path: Path) -> Non
     assert failure(parity, "int8") is None, parity
 
 
+def test_a_bias_far_above_its_channel_s_weights_keeps_its_value(tmp_path: Path) -> None:
+    """Pretrained networks have channels that are all but dead: in steps of weights of 1e-9 their bias passes int32."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4)).eval()
+    with torch.no_grad():
+        module[0].weight[:2] *= 1e-9
+        module[0].weight[2] = 0
+        module[0].bias[:3] = torch.tensor([2.0, 1.0, 0.5])
+    samples = np.random.default_rng(0).standard_normal((64, 8)).astype(np.float32)
+    raw = static_int8(float_file(module, samples[:1]), {"x": samples})
+    biases = [o.inputs[2].data for o in read_model(raw).operators if o.kind == "FULLY_CONNECTED"]  # type: ignore[union-attr]
+    assert max(int(np.abs(bias.astype(np.int64)).max()) for bias in biases) <= 2**30
+    (given,), (made,) = read_model(raw).inputs, read_model(raw).outputs
+    rows = [micro(raw, [quantize(row[None], given.scale[0], int(given.zero_point[0]))])[0] for row in samples[:16]]
+    found = dequantize(np.concatenate(rows), made.scale[0], int(made.zero_point[0]))
+    expected = module(torch.from_numpy(samples[:16])).detach().numpy()
+    parity = compare({"y": expected}, {"y": found})
+    assert failure(parity, "int8") is None, parity
+
+
 def test_trap_10_activations_of_16_bits_are_not_offered(shape_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="quantization: '16x8' is not one of full, dynamic"):
         TARGET.compile(shape_bundle.source("net"), tmp_path, "int8", {"quantization": "16x8"})
