@@ -50,8 +50,9 @@ class TeacherConfig(Section):
 
 
 class ImageStudentConfig(Section):
-    """`network`: teacher-stages:N (the assembled teacher's first stages, with their weights), pruned-teacher (carved to
-    `macs_ratio`), or timm:NAME. `weights`: a .safetensors file of a tower trained before, such as a bundle's
+    """`network`: teacher-stages:N (the assembled teacher's first stages, with their weights), teacher-stages:N:WIDTH
+    (and a 1x1 convolution behind them), pruned-teacher (carved to `macs_ratio`), or timm:NAME. `weights`: a
+    .safetensors file of a tower trained before, such as a bundle's
     weights/image.safetensors; for timm:NAME also "timm", its published ones."""
 
     network: str = "teacher-stages:5"

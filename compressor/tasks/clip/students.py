@@ -68,9 +68,13 @@ class TextTower(nn.Module):
 
 
 class FirstStages(nn.Module):
-    """The stem and the first `count` stages of an EfficientNet, pooled: (n, 3, px, px) -> (n, num_features)."""
+    """The stem and the first `count` stages of an EfficientNet, pooled: (n, 3, px, px) -> (n, num_features).
 
-    def __init__(self, network: nn.Module, count: int, px: int) -> None:
+    width: of a 1x1 convolution before the pooling, as the whole network ends with one; 0: none. There are few places
+    left by then, so it costs little, and the teacher's 1,280 features are no linear map of 80.
+    """
+
+    def __init__(self, network: nn.Module, count: int, width: int = 0, *, px: int) -> None:
         super().__init__()
         blocks = getattr(network, "blocks", None)
         if not isinstance(blocks, nn.Sequential) or not 0 < count < len(blocks):
@@ -80,14 +84,19 @@ class FirstStages(nn.Module):
         self.blocks = copy.deepcopy(blocks[:count])
         with torch.no_grad():
             self.num_features = self.blocks(self.stem(torch.zeros(2, 3, px, px))).shape[1]
+        self.last: nn.Module = nn.Identity()
+        if width:
+            convolution = nn.Conv2d(self.num_features, width, 1, bias=False)
+            self.last = nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU6())
+            self.num_features = width
 
     def forward(self, picture: Tensor) -> Tensor:
-        return self.blocks(self.stem(picture)).mean((2, 3), keepdim=True).flatten(1)
+        return self.last(self.blocks(self.stem(picture))).mean((2, 3), keepdim=True).flatten(1)
 
 
 def build_image_tower(name: str, dim: int, px: int, macs_ratio: float | None, teacher: Encoder | None) -> Encoder:
-    """The image tower: "timm:NAME" with fresh weights, "teacher-stages:N" or "pruned-teacher" from the teacher's
-    network.
+    """The image tower: "timm:NAME" with fresh weights, "teacher-stages:N", "teacher-stages:N:WIDTH" or "pruned-teacher"
+    from the teacher's network.
 
     px: the side of its pictures. macs_ratio: of a pruned teacher's MACs against the teacher's network, both at px.
     """
@@ -96,10 +105,13 @@ def build_image_tower(name: str, dim: int, px: int, macs_ratio: float | None, te
     if teacher is None:
         raise RequestError(f"student.image.network {name}: only the assembled teacher has a network to start from")
     if name.startswith("teacher-stages:"):
-        count = name.removeprefix("teacher-stages:")
-        if not count.isdecimal():
-            raise RequestError(f"student.image.network {name}: expected a number of stages, such as teacher-stages:5")
-        network = FirstStages(copy.deepcopy(teacher.network).eval(), int(count), px)
+        numbers = name.removeprefix("teacher-stages:").split(":")
+        if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
+            raise RequestError(
+                f"student.image.network {name}: expected a number of stages, such as teacher-stages:5, and perhaps the "
+                "width of a last convolution, such as teacher-stages:5:1280"
+            )
+        network = FirstStages(copy.deepcopy(teacher.network).eval(), *map(int, numbers), px=px)
         mean, std = teacher.mean.flatten().tolist(), teacher.std.flatten().tolist()
         return Encoder(network, network.num_features, dim, 3, mean, std)
     if name == "pruned-teacher":
@@ -107,4 +119,6 @@ def build_image_tower(name: str, dim: int, px: int, macs_ratio: float | None, te
         fresh = copy.deepcopy(teacher)
         fresh.head, fresh.embedding_dim = nn.Linear(teacher.head.in_features, dim), dim
         return prune(fresh, torch.zeros(1, 3, px, px), macs_ratio, keep=[fresh.head])
-    raise RequestError(f"student.image.network {name!r}: use timm:NAME, teacher-stages:N or pruned-teacher")
+    raise RequestError(
+        f"student.image.network {name!r}: use timm:NAME, teacher-stages:N, teacher-stages:N:WIDTH or pruned-teacher"
+    )

@@ -162,4 +162,4 @@ class CausalEncoder(nn.Module):
 
 def at_end(memory: Tensor, mask: Tensor) -> Tensor:
     """Each row's frame at its last true place: (batch, t, dim) -> (batch, dim)."""
-    return memory[torch.arange(len(memory), device=memory.device), mask.sum(1) - 1]
+    return memory[torch.arange(memory.shape[0], device=memory.device), mask.sum(1) - 1]

@@ -106,9 +106,10 @@ class Recorder:
 
     def _recorded(self, name: str, graph: GraphCall) -> GraphCall:
         def call(feeds: Arrays) -> dict[str, np.ndarray]:
-            self.calls[name] = self.calls.get(name, 0) + len(next(iter(feeds.values())))
+            rows = len(next(iter(feeds.values())))
+            self.calls[name] = self.calls.get(name, 0) + rows
             if self.keep:
-                first = self.calls[name] % 7  # rows of different clips and hypotheses, step by step
+                first = self.calls[name] % min(7, rows)  # rows of different clips and hypotheses, step by step
                 self.seen.setdefault(name, []).append({key: value[first::11].copy() for key, value in feeds.items()})
             return graph(feeds)
 
