@@ -15,7 +15,7 @@ three seeds. Variants, of the same networks and data:
 
 Rows: R@1 and R@10 of text to image and image to text in each language, English to Chinese text, zero-shot classes. Of
 the first student with both stages, int8 on every runtime that runs here, and whether TensorRT-RTX builds its towers.
-Intervals are percentile bootstraps over concepts of the mean over seeds; differences are paired by concept. Results:
+Intervals are percentile bootstraps over concepts of the mean over the fold's seeds; differences are paired by concept. Results:
 runs/clip-stages and benchmarks/results/clip.json. `--ablation-folds` says in which folds none, stage 2 and english are
 trained.
 """
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=RESULTS / "clip.json")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/clip-stages")
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--ablation-folds", type=int, nargs="*", default=[0, 1])
+    parser.add_argument("--ablation-folds", type=int, nargs="*", default=[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--seed-folds", type=int, nargs="*", help="folds that all seeds are trained in, elsewhere the first (all folds)"
+    )
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--quick", action="store_true", help="fold 0, seed 0, no ablation; writes no results file")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of the recipe")
@@ -81,7 +84,8 @@ def bundles(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int, Path
         teacher = run(arguments, f"teacher fold {fold}", [own, *steps(NO_STAGES)])
         yield "teacher", fold, 0, teacher
         heads = [own, f"teacher.heads={teacher / 'assets/teacher-heads.safetensors'}", "stages.teacher.steps=0"]
-        for seed in arguments.seeds:
+        several = arguments.seed_folds is None or fold in arguments.seed_folds
+        for seed in arguments.seeds if several else arguments.seeds[:1]:
             place = [*heads, f"seed={seed}"]
             first = run(arguments, f"stage 1 fold {fold} seed {seed}", [*place, *steps({"alignment": 0})])
             yield "stage 1", fold, seed, first
@@ -176,11 +180,10 @@ def collect(arguments: argparse.Namespace) -> tuple[dict[str, dict[tuple[int, in
     return table, last, deployed
 
 
-def by_concept(runs: Mapping[tuple[int, int], Scores], measure: str, folds: list[int]) -> np.ndarray:
-    """(seeds, concepts): the folds' concepts one after another; folds that not all seeds have are left out."""
-    seeds = sorted({seed for _, seed in runs})
-    whole = [fold for fold in folds if all((fold, seed) in runs for seed in seeds)]
-    return np.stack([np.concatenate([runs[fold, seed][measure] for fold in whole]) for seed in seeds])
+def by_concept(runs: Mapping[tuple[int, int], Scores], measure: str, folds: Iterable[int]) -> np.ndarray:
+    """(concepts,): the folds' concepts one after another, each the mean over the seeds that its fold has."""
+    parts = [[own[measure] for (place, _), own in runs.items() if place == fold] for fold in folds]
+    return np.concatenate([np.mean(part, axis=0) for part in parts])
 
 
 def all_rows(table: dict[str, dict[tuple[int, int], Scores]], costs: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -191,15 +194,16 @@ def all_rows(table: dict[str, dict[tuple[int, int], Scores]], costs: Mapping[str
         for measure in next(iter(runs.values())):
             folds = sorted({fold for fold, _ in runs})
             scores = by_concept(runs, measure, folds)
+            by_run = {f"fold {fold} seed {seed}": float(own[measure].mean()) for (fold, seed), own in runs.items()}
             rows.append(
                 {
                     "task": "clip",
                     "variant": variant,
                     "metric": measure,
                     "value": float(scores.mean()),
-                    "ci95": list(bootstrap_interval(scores.mean(0))),
-                    "n": scores.shape[1],
-                    "by_seed": [float(value) for value in scores.mean(1)],
+                    "ci95": list(bootstrap_interval(scores)),
+                    "n": len(scores),
+                    "by_run": by_run,
                     "folds": folds,
                     **costs["teacher" if variant == "teacher" else "student"],
                 }
@@ -209,7 +213,7 @@ def all_rows(table: dict[str, dict[tuple[int, int], Scores]], costs: Mapping[str
             continue
         folds = sorted({fold for fold, _ in table[first]} & {fold for fold, _ in table[second]})
         for measure in next(iter(table[second].values())):
-            a, b = (by_concept(table[name], measure, folds).mean(0) for name in (first, second))
+            a, b = (by_concept(table[name], measure, folds) for name in (first, second))
             found = paired_bootstrap(a, b)
             rows.append(
                 {
