@@ -15,9 +15,9 @@ three seeds. Variants, of the same networks and data:
 
 Rows: R@1 and R@10 of text to image and image to text in each language, English to Chinese text, zero-shot classes. Of
 the first student with both stages, int8 on every runtime that runs here, and whether TensorRT-RTX builds its towers.
-Intervals are percentile bootstraps over concepts of the mean over the fold's seeds; differences are paired by concept. Results:
+Intervals are percentile bootstraps over concepts of the mean over seeds; differences are paired by concept. Results:
 runs/clip-stages and benchmarks/results/clip.json. `--ablation-folds` says in which folds none, stage 2 and english are
-trained.
+trained, `--seed-folds` in which all seeds are.
 """
 
 from __future__ import annotations

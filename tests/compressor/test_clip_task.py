@@ -23,9 +23,10 @@ from compressor.report.details import Details
 from compressor.tasks.clip import pictures
 from compressor.tasks.clip.glue import Glue, class_embeddings
 from compressor.tasks.clip.metrics import ranks, unit_rows
-from compressor.tasks.clip.students import TextTower
+from compressor.tasks.clip.students import TextTower, build_image_tower
 from compressor.train import distill
 from profiles.errors import RequestError
+from profiles.flops import count_module
 from profiles.storage import save_npz
 from targets.bundle import Bundle
 from tests.compressor.clip_toy import toy_overrides
@@ -40,6 +41,24 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGE_COMPRESSOR_CACHE", str(root / "cache"))
         return distill(load_recipe("clip", toy_overrides(root)), root / "run")
+
+
+def test_an_image_tower_of_the_teacher_s_first_stages_gives_what_they_give() -> None:
+    from compressor.models.encoder import build_encoder
+
+    teacher = build_encoder("timm:tf_efficientnet_lite0", 8).eval()
+    network: Any = teacher.network
+    narrow = build_image_tower("teacher-stages:3", 8, 48, None, teacher).eval()
+    picture = torch.rand(2, 3, 48, 48)
+    with torch.no_grad():
+        expected = network.blocks[:3](network.bn1(network.conv_stem((picture - teacher.mean) / teacher.std)))
+        assert torch.allclose(narrow.features(picture), expected.mean((2, 3)), atol=1e-5)
+    wide = build_image_tower("teacher-stages:3:200", 8, 48, None, teacher)
+    assert wide.head.in_features == 200 and expected.shape[2:] == (6, 6)
+    macs = [count_module(tower, picture[:1]).macs for tower in (narrow, wide)]
+    assert macs[1] - macs[0] == 6 * 6 * 40 * 200 + (200 - 40) * 8
+    with pytest.raises(RequestError, match="expected a number of stages"):
+        build_image_tower("teacher-stages:three", 8, 48, None, teacher)
 
 
 def test_the_losses_are_their_formulas() -> None:
