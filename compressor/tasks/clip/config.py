@@ -24,6 +24,7 @@ class DataConfig(Section):
         default=("bilingual-text",), description="sources of text without pictures, for text distillation"
     )
     texts_limit: int = Field(default=60000, ge=0, description="pairs of them, evenly spread; 0: no such text")
+    composed: int = Field(default=0, ge=0, description="pairs more, each several of those joined like a caption")
 
 
 class TeacherConfig(Section):
@@ -116,6 +117,7 @@ class FeatureStageConfig(StageConfig):
     beta: float = Field(default=1.0, gt=0)
     jitter_px: int = Field(default=2, ge=0, description="pictures are moved by up to so much")
     captions_share: float = Field(default=0.25, ge=0, le=1, description="of a text batch; the rest has no picture")
+    composed_share: float = Field(default=0.5, ge=0, le=1, description="of that rest, where data.composed is not 0")
 
 
 class AlignmentStageConfig(StageConfig):

@@ -165,18 +165,18 @@ class TextFeatureStage(_FeatureStage):
 
     def batch(self, step: int, rng: np.random.Generator) -> dict[str, Any]:
         task, settings = self.task, self.settings
-        corpus = [task.texts[language, "corpus"] for language in task.config.student.languages]
-        count = settings.batch
-        with_picture = round(count * settings.captions_share) if len(corpus[0].ids) else count
+        languages = task.config.student.languages
+        composed = settings.composed_share if task.config.data.composed else 0.0
+        corpus = 1 - settings.captions_share if len(task.texts[languages[0], "corpus"].ids) else 0.0
+        shares = {"corpus": corpus * (1 - composed), "composed": corpus * composed}
+        shares |= {kind: (1 - corpus) / 2 for kind in ("caption", "label")}
         parts = []
-        for number, language in enumerate(task.config.student.languages):
-            share = len(task.config.student.languages)
-            for kind in ("caption", "label"):
-                rows = rng.choice(self.own, max(1, with_picture // (2 * share)))
-                parts.append((task.texts[language, kind], rows))
-            if count > with_picture:
-                rows = rng.integers(0, len(corpus[number].ids), (count - with_picture) // share)
-                parts.append((corpus[number], rows))
+        for language in languages:
+            for kind, share in shares.items():
+                count = round(settings.batch * share / len(languages))
+                texts = task.texts[language, kind]
+                own = self.own if kind in ("caption", "label") else np.arange(len(texts.ids))
+                parts += [(texts, rng.choice(own, count))] if count else []
         tokens = [tokens_of(texts, rows) for texts, rows in parts]
         features = torch.cat([torch.from_numpy(texts.features[rows]) for texts, rows in parts])
         return {

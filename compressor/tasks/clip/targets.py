@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from compressor.context import entropy
 from compressor.data import fetch
 from compressor.data.bilingual_text import TEXTS
 from compressor.data.captions import CaptionDataset
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 REVISION = 1  # of the features: part of the cache's key
 CHUNK = 64
 PART = 4096  # texts between two writes
+COMPOSE_SEED = 0  # one for all recipes, so that all share what the teacher says about them
 TOKENIZER_TEXTS = 60000  # are enough to learn merges from
 
 
@@ -118,6 +120,14 @@ def read_texts(sources: Sequence[str], limit: int) -> list[tuple[str, str]]:
         except (OSError, ValueError, TypeError) as error:
             raise RequestError(f"data.texts {name}: no pairs [English, Chinese] ({error})") from None
     return [pairs[number] for number in evenly_spread(len(pairs), limit)] if pairs and limit else []
+
+
+def compose(pairs: Sequence[tuple[str, str]], count: int) -> list[tuple[str, str]]:
+    """`count` pairs of 2 to 12 of these pairs each, joined as a caption joins its label and tags, the same in both
+    languages: a dictionary has single words only, and a student that reads nothing else reads captions badly."""
+    rng = np.random.default_rng(entropy(COMPOSE_SEED, "clip-compose"))
+    chosen = [rng.integers(0, len(pairs), parts) for parts in rng.integers(2, 13, count if pairs else 0)]
+    return [tuple(", ".join(pairs[i][side] for i in own) for side in (0, 1)) for own in chosen]  # type: ignore[misc]
 
 
 def make_tokenizer(config: ClipConfig, texts: Sequence[str], cache: TeacherCache, path: Path) -> Tokenizer:

@@ -26,7 +26,7 @@ from compressor.tasks.clip.config import ClipConfig
 from compressor.tasks.clip.metrics import ranks, recalls, unit_rows
 from compressor.tasks.clip.stages import AlignmentStage, ImageFeatureStage, TeacherStage, TextFeatureStage, tokens_of
 from compressor.tasks.clip.students import TextTower, build_image_tower
-from compressor.tasks.clip.targets import PictureBank, Texts, make_tokenizer, read_texts, text_targets
+from compressor.tasks.clip.targets import PictureBank, Texts, compose, make_tokenizer, read_texts, text_targets
 from compressor.tasks.clip.teacher import AssembledTeacher, Teacher, build_teacher, in_chunks, load_module, through_head
 from profiles.errors import RequestError
 
@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 class Task(BaseTask):
     """Pairs, teacher, student, stages and metric.
 
-    data, split: things with pictures and captions, and their parts. corpus: texts without pictures by language. bank:
-    pictures with views and the teacher's features, texts: captions, labels and corpus of each language as tokens with
-    the teacher's features, image_targets (views, pictures, dim) and text_targets: the teacher's embeddings; all four
-    once `load_targets` was called.
+    data, split: things with pictures and captions, and their parts. corpus: texts without pictures by language,
+    composed: texts of several of those. bank: pictures with views and the teacher's features, texts: captions, labels,
+    corpus and composed of each language as tokens with the teacher's features, image_targets (views, pictures, dim) and
+    text_targets: the teacher's embeddings; all four once `load_targets` was called.
     """
 
     Config: ClassVar[type[ClipConfig]] = ClipConfig
@@ -57,7 +57,9 @@ class Task(BaseTask):
         self.vendor = config.data.vendor or self.data.vendors[0]
         self.data.vendor([0], self.vendor)  # an unknown one is refused now, not after training
         pairs = read_texts(config.data.texts, config.data.texts_limit)
-        self.corpus = {"en": [pair[0] for pair in pairs], "zh": [pair[1] for pair in pairs]}
+        composed = compose(pairs, config.data.composed)
+        self.corpus = {code: [pair[side] for pair in pairs] for side, code in enumerate(("en", "zh"))}
+        self.composed = {code: [pair[side] for pair in composed] for side, code in enumerate(("en", "zh"))}
         seed_globally(config.seed, "teacher")
         self.teacher: Teacher = build_teacher(config)
         self.bank = PictureBank(config, self.data, self.teacher, context.cache)
@@ -125,6 +127,7 @@ class Task(BaseTask):
                     "caption": [self.data.caption(i, code) for i in range(len(self.data))],
                     "label": [self.data.label(i, code) for i in range(len(self.data))],
                     "corpus": self.corpus[code],
+                    "composed": self.composed[code],
                 }
                 for kind, texts in kinds.items():
                     if texts:
@@ -140,7 +143,7 @@ class Task(BaseTask):
         self.text_targets = {
             key: through_head(self.teacher.text_head, own.features)
             for key, own in self.texts.items()
-            if key[1] != "corpus"
+            if key[1] in ("caption", "label")
         }
 
     def stages(self) -> list[Stage]:
