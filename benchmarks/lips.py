@@ -4,7 +4,7 @@
     python benchmarks/lips.py --only full quarter  # some parts; two of these may run side by side
     python benchmarks/lips.py --quick              # a few steps of everything: does it run?
 
-Voices are synthetic and mouths are simulated (`compressor data fetch lips`). One recogniser per language, trained once.
+Voices are synthetic and mouths are simulated (`compressor data fetch lips`); Mandarin is written in pinyin. One recogniser per language, trained once.
 Readers of one comparison share initialisation, clips, order and learning rate. Intervals are percentile bootstraps that
 draw seeds and test clips; differences are paired in both. Test sentences and faces are in no other part.
 
@@ -35,6 +35,7 @@ from benchmarks.writing import RESULTS, write_rows
 LOSS = "stages.distill.loss"
 TERMS = ("sequence", "context", "frame")
 PARTS = ("teachers", "full", "quarter", "terms", "mandarin", "constant", "reference", "device")
+LANGUAGES = {"en": ("data.language=en",), "cmn": ("data.language=cmn", "data.text=pinyin")}
 EARLY = 0.6  # of the steps: where the three terms should be as good as nothing is at the end
 
 
@@ -142,7 +143,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def teacher(arguments: argparse.Namespace, language: str) -> Path:
     """The recogniser's weights as one file. Its run trains no reader and exports one that has learned nothing."""
-    overrides = [*arguments.set, f"data.language={language}", f"stages.teacher.steps={arguments.teacher_steps}"]
+    overrides = [*arguments.set, *LANGUAGES[language], f"stages.teacher.steps={arguments.teacher_steps}"]
     run_dir = train(arguments.recipe, arguments.work, f"teacher {language}", [*overrides, "stages.distill.steps=0"])
     return teacher_weights(run_dir)
 
@@ -152,7 +153,7 @@ def reader(arguments: argparse.Namespace, name: str, seed: int) -> Path:
     variant = VARIANTS[name]
     overrides = [
         *arguments.set,
-        f"data.language={variant.language}",
+        *LANGUAGES[variant.language],
         f"teacher.weights={teacher(arguments, variant.language)}",
         "stages.teacher.steps=0",
         f"stages.distill.steps={round(variant.steps * arguments.steps)}",
@@ -250,7 +251,7 @@ def costs_of(run_dir: Path) -> dict[str, Any]:
 
 def teacher_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
-    for language in ("en", "cmn"):
+    for language in LANGUAGES:
         run_dir = teacher(arguments, language).parent
         parameters = costs_of(run_dir)["teacher_parameters"]
         rows += rows_of(f"teacher {language}", scores_of([read_test(run_dir)], "heard"), parameters=parameters)
