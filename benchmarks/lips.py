@@ -4,9 +4,10 @@
     python benchmarks/lips.py --only full quarter  # some parts; two of these may run side by side
     python benchmarks/lips.py --quick              # a few steps of everything: does it run?
 
-Voices are synthetic and mouths are simulated (`compressor data fetch lips`); Mandarin is written in pinyin. One recogniser per language, trained once.
-Readers of one comparison share initialisation, clips, order and learning rate. Intervals are percentile bootstraps that
-draw seeds and test clips; differences are paired in both. Test sentences and faces are in no other part.
+Voices are synthetic and mouths are simulated (`compressor data fetch lips`); Mandarin is written in pinyin. One
+recogniser per language, trained once. Readers of one comparison share initialisation, clips, order and learning rate.
+Intervals are percentile bootstraps that draw seeds and test clips; differences are paired in both. Test sentences and
+faces are in no other part.
 
 Parts: `teachers`; `full` (none, all three terms, and all in 60 % of the steps); `quarter` (a quarter of the clips);
 `terms` (each alone); `mandarin`; `constant` (all three with constant weights); `reference` (a BiGRU reader, which
