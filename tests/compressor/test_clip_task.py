@@ -125,7 +125,7 @@ def test_two_gloo_processes_have_the_contrastive_loss_and_gradient_of_one(tmp_pa
 
 def test_the_text_tower_does_not_see_padding() -> None:
     torch.manual_seed(0)
-    tower = TextTower(50, 8, 16, 8, 1, 2, 12).eval()
+    tower = TextTower(50, 8, 16, 8, 10, 1, 2, 12).eval()
     ids = torch.randint(0, 50, (2, 8), dtype=torch.int32)
     mask = torch.tensor([[1.0] * 8, [1.0] * 3 + [0.0] * 5])
     other = ids.clone()

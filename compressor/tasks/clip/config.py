@@ -75,7 +75,8 @@ class TextStudentConfig(Section):
     vocabulary: int = Field(default=8192, ge=256)
     length: int = Field(default=24, ge=2, description="tokens; longer texts are cut")
     token_width: int = Field(default=256, ge=1, description="costs memory, and no multiplications")
-    width: int = Field(default=64, ge=1)
+    width: int = Field(default=64, ge=1, description="of the transformer")
+    hidden: int = Field(default=384, ge=1, description="of the layer behind the averages over tokens")
     layers: int = Field(default=1, ge=1)
     heads: int = Field(default=2, ge=1)
 

@@ -39,11 +39,12 @@ class TextTower(nn.Module):
     """ids (n, length) int32 and mask (n, length) float32 -> embeddings (n, dim), not normalised.
 
     Wide token vectors, which cost memory and no multiplications, are averaged; a narrow transformer over them adds what
-    order and neighbours mean. Both go into the head: the teacher is an averaging network with n-grams too.
+    order and neighbours mean. A hidden layer behind the averages costs little, once per text and not per token, and a
+    teacher that averages has such layers too (USE: four).
     """
 
     def __init__(
-        self, vocabulary: int, length: int, token_width: int, width: int, layers: int, heads: int, dim: int
+        self, vocabulary: int, length: int, token_width: int, width: int, hidden: int, layers: int, heads: int, dim: int
     ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary + 1, token_width)  # the last is padding
@@ -51,20 +52,23 @@ class TextTower(nn.Module):
         self.narrow = nn.Linear(token_width, width)
         self.position = nn.Parameter(torch.zeros(1, length, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
-        self.head = nn.Linear(token_width + width, dim)
+        self.hidden = nn.Linear(token_width + width, hidden)
+        self.head = nn.Linear(token_width + width + hidden, dim)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self.head(self.features(ids, mask))
 
     def features(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(n, token_width + width): means over the tokens of their vectors and of the transformer's."""
+        """(n, token_width + width + hidden): means over the tokens of their vectors and of the transformer's, and what
+        the hidden layer makes of these."""
         tokens = self.tokens(ids)
         x = self.narrow(tokens) + self.position
         hidden = (1 - mask)[:, None, None] * MASKED
         for block in self.blocks:
             x = block(x, hidden)
         share = (mask / mask.sum(1, keepdim=True).clamp_min(1.0))[:, None]  # (n, 1, length)
-        return (share @ torch.cat([tokens, x], -1)).squeeze(1)
+        means = (share @ torch.cat([tokens, x], -1)).squeeze(1)
+        return torch.cat([means, torch.relu(self.hidden(means))], -1)
 
 
 class FirstStages(nn.Module):

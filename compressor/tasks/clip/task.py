@@ -97,6 +97,7 @@ class Task(BaseTask):
             text.length,
             text.token_width,
             text.width,
+            text.hidden,
             text.layers,
             text.heads,
             self.teacher.embedding_dim,
