@@ -21,7 +21,8 @@ LARGEST_BIAS = 1 << 30  # the other half of int32's range is for the products
 def with_room_for_biases(raw: bytes, float_raw: bytes) -> bytes:
     """The int8 file `raw` with every bias within int32: where one is beyond, the channel's weights get a larger scale.
 
-    Its weights lose steps, at most half of one each: that is 2^-31 of the bias times input step. Everything else stays.
+    Rounding these weights anew moves the channel by at most 255 / 2^31 of its bias per weight. Everything else stays,
+    as do channels whose weights or bias another layer has as well.
     """
     biases = {operator.outputs[0].name: _bias(operator) for operator in read_model(float_raw).operators}
     operators = read_model(raw).operators
@@ -32,7 +33,7 @@ def with_room_for_biases(raw: bytes, float_raw: bytes) -> bytes:
         source, weights = (*operator.inputs, None, None)[:2]
         if bias is None or value is None or source is None or weights is None:
             continue
-        if weights.dtype != "int8" or weights.data is None or bias.scale.size != weights.scale.size == value.size:
+        if weights.dtype != "int8" or weights.data is None or not bias.scale.size == weights.scale.size == value.size:
             continue
         if readers[weights.index] > 1 or readers[bias.index] > 1:  # another layer's scales are made for these
             continue
@@ -58,4 +59,7 @@ def _replace(content: Any, index: int, values: np.ndarray, wider: np.ndarray) ->
     """Give tensor `index` other values, and scales that are `wider` times as large."""
     tensor = content.subgraphs[0].tensors[index]
     tensor.quantization.scale = (np.asarray(tensor.quantization.scale, np.float64) * wider).astype(np.float32)
-    content.buffers[tensor.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
+    buffer = type(content.buffers[tensor.buffer])()  # its own: tensors of equal content may share one
+    buffer.data = np.frombuffer(values.tobytes(), np.uint8)
+    content.buffers.append(buffer)
+    tensor.buffer = len(content.buffers) - 1

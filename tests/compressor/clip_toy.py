@@ -108,6 +108,7 @@ def toy_overrides(root: Path) -> list[str]:
         "data.vendor=null",
         "data.picture_px=40",
         f"data.texts=[{texts}]",
+        "data.composed=30",
         "teacher.kind=chinese-clip",
         f"teacher.path={teacher}",
         "stages.teacher.steps=0",
