@@ -15,9 +15,10 @@ three seeds. Variants, of the same networks and data:
 
 Rows: R@1 and R@10 of text to image and image to text in each language, English to Chinese text, zero-shot classes. Of
 the first student with both stages, int8 on every runtime that runs here, and whether TensorRT-RTX builds its towers.
-Intervals are percentile bootstraps over concepts of the mean over seeds; differences are paired by concept. Results:
-runs/clip-stages and benchmarks/results/clip.json. `--ablation-folds` says in which folds none, stage 2 and english are
-trained, `--seed-folds` in which all seeds are.
+Intervals are percentile bootstraps over concepts of the mean over seeds; differences are paired by concept. Trainings
+run on one thread, so that two of these programs, with other --folds, may run side by side: runs/clip-stages. What each
+student did is kept (benchmarks/parts.py); benchmarks/results/clip.json is made of that. `--ablation-folds` says in
+which folds none, stage 2 and english are trained, `--seed-folds` in which all seeds are.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.runs import spent, train
+from benchmarks.parts import Parts, packed, unpacked
+from benchmarks.runs import train
 from benchmarks.writing import RESULTS, write_rows
 
 ABLATION = ("none", "stage 2", "english")
@@ -53,9 +55,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ablation-folds", type=int, nargs="*", default=[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
-        "--seed-folds", type=int, nargs="*", help="folds that all seeds are trained in, elsewhere the first (all folds)"
+        "--seed-folds",
+        type=int,
+        nargs="*",
+        default=[0],
+        help="where all seeds are trained, elsewhere the first",
     )
     parser.add_argument("--only", nargs="+", default=list(VARIANTS), choices=VARIANTS)
+    parser.add_argument("--no-devices", action="store_true", help="train and measure only; writes no results file")
     parser.add_argument("--quick", action="store_true", help="fold 0, seed 0, no ablation; writes no results file")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of the recipe")
     arguments = parser.parse_args()
@@ -73,36 +80,44 @@ def run(arguments: argparse.Namespace, name: str, overrides: list[str]) -> Path:
     return train(arguments.recipe, arguments.work, name, [*arguments.set, *overrides]) / "bundle"
 
 
-def bundles(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int, Path]]:
-    """Variant, fold, seed and bundle, one run after another; the teacher's has untrained students beside its heads."""
+def teacher_bundle(arguments: argparse.Namespace, fold: int) -> Path:
+    """It has untrained students beside the teacher's heads."""
+    return run(arguments, f"teacher fold {fold}", [f"data.fold={fold}", *steps(NO_STAGES)])
+
+
+def student_bundle(arguments: argparse.Namespace, variant: str, fold: int, seed: int) -> Path:
+    """A trained student, and before it all that it starts from."""
     from compressor.recipe import load_recipe
 
+    heads = teacher_bundle(arguments, fold) / "assets/teacher-heads.safetensors"
+    place = [f"data.fold={fold}", f"teacher.heads={heads}", "stages.teacher.steps=0", f"seed={seed}"]
     stages = load_recipe(arguments.recipe, arguments.set).stages
-    long = stages.image_features.steps + stages.alignment.steps
+    alone = [*steps(NO_STAGES | {"alignment": stages.image_features.steps + stages.alignment.steps})]
+    changed = {
+        "stage 1": steps({"alignment": 0}),
+        "none": [*alone, "stages.alignment.distil=0"],
+        "stage 2": alone,
+        "both": steps({"image_features": 0, "text_features": 0}),
+        "english": [*steps({"image_features": 0}), "student.languages=[en]"],
+    }[variant]
+    towers = {"both": ("image", "text"), "english": ("image",)}.get(variant, ())
+    if towers:
+        first = student_bundle(arguments, "stage 1", fold, seed)
+        changed = [*changed, *(f"student.{own}.weights={first / f'weights/{own}.safetensors'}" for own in towers)]
+    return run(arguments, f"{variant} fold {fold} seed {seed}", [*place, *changed])
+
+
+def wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
+    """Variant, fold and seed, what the claims rest on first."""
     for fold in arguments.folds:
-        own = f"data.fold={fold}"
-        teacher = run(arguments, f"teacher fold {fold}", [own, *steps(NO_STAGES)])
-        yield "teacher", fold, 0, teacher
-        heads = [own, f"teacher.heads={teacher / 'assets/teacher-heads.safetensors'}", "stages.teacher.steps=0"]
-        several = arguments.seed_folds is None or fold in arguments.seed_folds
-        for seed in arguments.seeds if several else arguments.seeds[:1]:
-            place = [*heads, f"seed={seed}"]
-            first = run(arguments, f"stage 1 fold {fold} seed {seed}", [*place, *steps({"alignment": 0})])
-            yield "stage 1", fold, seed, first
-            image = f"student.image.weights={first / 'weights/image.safetensors'}"
-            text = f"student.text.weights={first / 'weights/text.safetensors'}"
-            skip = steps({"image_features": 0, "text_features": 0})
-            alone = [*steps(NO_STAGES | {"alignment": long})]
-            options = {
-                "both": [image, text, *skip],
-                "none": [*alone, "stages.alignment.distil=0"],
-                "stage 2": alone,
-                "english": [image, *steps({"image_features": 0}), "student.languages=[en]"],
-            }
-            for variant, changed in options.items():
-                wanted = variant == "both" or fold in arguments.ablation_folds
-                if variant in arguments.only and wanted:
-                    yield variant, fold, seed, run(arguments, f"{variant} fold {fold} seed {seed}", [*place, *changed])
+        yield "teacher", fold, 0
+    places = [(fold, arguments.seeds[0]) for fold in arguments.folds]
+    places += [(fold, seed) for fold in arguments.seed_folds for seed in arguments.seeds[1:] if fold in arguments.folds]
+    for fold, seed in places:
+        yield from ((variant, fold, seed) for variant in ("stage 1", "both") if variant in arguments.only)
+    for fold, seed in places:
+        if fold in arguments.ablation_folds:
+            yield from ((variant, fold, seed) for variant in ABLATION if variant in arguments.only)
 
 
 def student_scores(bundle: Path) -> Scores:
@@ -159,25 +174,26 @@ def measures(image: np.ndarray, texts: Mapping[str, np.ndarray]) -> Scores:
     return {f"{name} R@{k}": (own <= k).astype(float) for name, own in found.items() for k in (1, 10)}
 
 
-def collect(arguments: argparse.Namespace) -> tuple[dict[str, dict[tuple[int, int], Scores]], Path, Path | None]:
-    """Scores of every variant by (fold, seed), each read once it is trained; a bundle for the costs, and the first
-    that has both stages, to be deployed."""
-    from profiles.storage import load_npz, save_npz
+def scores(arguments: argparse.Namespace, variant: str, fold: int, seed: int) -> dict[str, str]:
+    """Of one variant, trained first where it is not, as digits per measure."""
+    if variant == "teacher":
+        found = teacher_scores(teacher_bundle(arguments, fold))
+    else:
+        found = student_scores(student_bundle(arguments, variant, fold, seed))
+    return {name: packed(own) for name, own in found.items()}
 
+
+def collect(arguments: argparse.Namespace, parts: Parts) -> dict[str, dict[tuple[int, int], Scores]]:
+    """Scores of every variant by (fold, seed)."""
     table: dict[str, dict[tuple[int, int], Scores]] = {}
-    last, deployed = Path(), None
-    for variant, fold, seed, bundle in bundles(arguments):
-        kept = bundle.parent / "scores.npz"
-        if not kept.exists():
-            save_npz(kept, teacher_scores(bundle) if variant == "teacher" else student_scores(bundle))
-        scores = load_npz(kept)
-        table.setdefault(variant, {})[fold, seed] = scores
-        shown = [f"{name} {own.mean():.3f}" for name, own in scores.items() if name.endswith("to image R@10")]
-        print(f"{variant:8s} fold {fold} seed {seed}: {', '.join(shown)}", flush=True)
-        last = bundle
-        if variant == "both" and deployed is None:
-            deployed = bundle
-    return table, last, deployed
+    for place in wanted(arguments):
+        variant, fold, seed = place
+        label = f"{variant} fold {fold} seed {seed}"
+        found = {name: unpacked(own) for name, own in parts.get(label, scores, arguments, *place).items()}
+        table.setdefault(variant, {})[fold, seed] = found
+        shown = [f"{name} {own.mean():.3f}" for name, own in found.items() if name.endswith("to image R@10")]
+        print(f"{label:24s}: {', '.join(shown)}", flush=True)
+    return table
 
 
 def by_concept(runs: Mapping[tuple[int, int], Scores], measure: str, folds: Iterable[int]) -> np.ndarray:
@@ -266,12 +282,25 @@ def device_rows(arguments: argparse.Namespace, bundle: Path) -> list[dict[str, A
     return rows
 
 
+def deployed(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Costs, and what runs on devices, of the first student that has both stages."""
+    bundle = student_bundle(arguments, "both", arguments.folds[0], arguments.seeds[0])
+    return {"costs": costs_of(bundle), "rows": device_rows(arguments, bundle)}
+
+
 def main() -> None:
+    from compressor.recipe import load_recipe
+
     arguments = parse_arguments()
-    table, bundle, deployed = collect(arguments)
-    rows = all_rows(table, costs_of(bundle)) + (device_rows(arguments, deployed) if deployed else [])
+    arguments.set = ["train.threads=1", *arguments.set]
+    parts = Parts("clip", load_recipe(arguments.recipe, arguments.set).hash)
+    table = collect(arguments, parts)
+    if arguments.no_devices:
+        return
+    found = parts.get("deployed", deployed, arguments)
+    rows = all_rows(table, found["costs"]) + found["rows"]
     if not arguments.quick:
-        write_rows(arguments.out, rows, minutes=spent(arguments.work) / 60, seeds=arguments.seeds)
+        write_rows(arguments.out, rows, minutes=sum(parts.minutes.values()), seeds=arguments.seeds)
     for row in rows:
         if "ci95" in row:
             low, high = row["ci95"]

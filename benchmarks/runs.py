@@ -17,8 +17,18 @@ def train(recipe: str, work: Path, name: str, overrides: Sequence[str]) -> Path:
     run_dir = work / f"{label}-{loaded.hash[:12]}"
     began = time.monotonic()
     distill(loaded, run_dir, resume=True)
-    spent(work, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    _here[0] += seconds
+    spent(work, seconds)
     return run_dir
+
+
+_here = [0.0]
+
+
+def spent_here() -> float:
+    """Seconds of training in this process."""
+    return _here[0]
 
 
 def spent(work: Path, seconds: float = 0.0) -> float:

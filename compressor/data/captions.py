@@ -7,7 +7,7 @@ more.npy        further pictures of the same things, (m, px, px, 3); an item's "
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from compressor.data.concepts import carve, equal_folds
 from compressor.data.pairs import Split
 from compressor.data.source import read_manifest
+from compressor.data.words import content_words
 from profiles.errors import RequestError
 from profiles.storage import read_json, write_json
 
@@ -81,6 +82,11 @@ class CaptionDataset:
         """The label and all tags, as one line of text; the tags that the label already is are left out."""
         label = self.label(index, language)
         return ", ".join([label, *(tag for tag in self.tags(index, language) if tag.lower() != label.lower())])
+
+    def without(self, words: Collection[str]) -> np.ndarray:
+        """Things whose English label has none of these content words (see words.py)."""
+        chosen = [content_words(self.label(index, "en")).isdisjoint(words) for index in range(len(self))]
+        return np.flatnonzero(chosen)
 
     def split(self, fold: int, validation_share: float = 0.1) -> Split:
         """Test: every fifth thing, dealt one by one, so that one gallery has few variants of a concept. Training: what

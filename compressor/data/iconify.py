@@ -6,7 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from compressor.data.packages import Package
+
 NEEDED = ("package/icons.json", "package/chars.json")
+
+
+def icons_package(name: str, version: str, sha256: str, licence: str, url: str, note: str) -> Package:
+    """An icon set's package on npm."""
+    return Package("npm", f"@iconify-json/{name}", version, sha256, licence, url, note)
 
 
 class IconSet:

@@ -13,19 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from compressor.data.iconify import NEEDED, IconSet
-from compressor.data.packages import Package, read_members
+from compressor.data.iconify import NEEDED, IconSet, icons_package
+from compressor.data.packages import read_members
 from compressor.data.pairs import write_pairs
 from compressor.data.source import Progress, Source
 from compressor.data.svg_workers import parse_svgs
 
-
-def _icons(name: str, version: str, sha256: str, licence: str, url: str, note: str) -> Package:
-    return Package("npm", f"@iconify-json/{name}", version, sha256, licence, url, note)
-
-
 PACKAGES = (
-    _icons(
+    icons_package(
         "lucide",
         "1.2.137",
         "e74db8c3a55fff55bc82de21268c4bced9f65ff10aacc0d5f3a395b0e93243c3",
@@ -33,7 +28,7 @@ PACKAGES = (
         "https://lucide.dev",
         "Lucide contributors",
     ),
-    _icons(
+    icons_package(
         "tabler",
         "1.2.41",
         "3bf99af156d28d05568aff524a35ed1ba238df640a7835a5e02e1f8e439685f6",
@@ -41,7 +36,7 @@ PACKAGES = (
         "https://tabler.io/icons",
         "Tabler Icons, Paweł Kuna",
     ),
-    _icons(
+    icons_package(
         "hugeicons",
         "1.2.35",
         "cca09de913319938961fa0613a8eb42952f76c3ee13a7c68ef411091590c5d8b",
@@ -49,7 +44,7 @@ PACKAGES = (
         "https://hugeicons.com",
         "Hugeicons, the free set",
     ),
-    _icons(
+    icons_package(
         "solar",
         "1.2.13",
         "9efec9045e9188c5dd5cf9de52f8ad968ffabee565026480a6c74bfe63b3bbc2",
@@ -57,7 +52,7 @@ PACKAGES = (
         "https://www.figma.com/community/file/1166831539721848736",
         "Solar, 480 Design",
     ),
-    _icons(
+    icons_package(
         "iconoir",
         "1.2.11",
         "8e5d3bfbd55aa8ef3878f0c2f248cf71fe99822172fd07990e32ab7fe7a68b1e",
@@ -65,7 +60,7 @@ PACKAGES = (
         "https://iconoir.com",
         "Iconoir, Luca Burgio",
     ),
-    _icons(
+    icons_package(
         "streamline",
         "1.2.5",
         "b64ca35d4d9fb1f6e730d260ab59e1ded79b23d9f156f8d2f458df6a7aa4cf53",
@@ -73,7 +68,7 @@ PACKAGES = (
         "https://github.com/webalys-hq/streamline-vectors",
         "Streamline, the free core set",
     ),
-    _icons(
+    icons_package(
         "mingcute",
         "1.2.8",
         "fec65f4430ac70a968e0e7fc7741e7064ba91e6da992b905f75c9d70c717bd2c",
@@ -81,7 +76,7 @@ PACKAGES = (
         "https://github.com/Richard9394/MingCute",
         "MingCute Design",
     ),
-    _icons(
+    icons_package(
         "lucide-lab",
         "1.2.3",
         "ea0a3dc587d60e65b4e710f2239a54a6609fcd19b214f9eb0df66874f920df08",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import tarfile
@@ -66,6 +67,18 @@ def write_texts(path: Path) -> Path:
     return path
 
 
+def write_unnamed(folder: Path) -> Path:
+    """Ten pictures to distil from: gadgets, whose captions share no word with the pairs', and a disc, which does."""
+    folder.mkdir(exist_ok=True)
+    with open(folder / "pairs.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "en"])
+        for number, (key, png, *_) in zip(range(10), toy_pairs(), strict=False):
+            (folder / f"{key}.png").write_bytes(png)
+            writer.writerow([f"{key}.png", f"gadget {number}" if number else "a disc of a gadget"])
+    return folder
+
+
 def word_vocabulary(folder: Path) -> Path:
     """A BERT vocabulary of the toy's words and characters."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -102,11 +115,13 @@ def toy_overrides(root: Path) -> list[str]:
     """Overrides of the recipe "clip" for a run of seconds on the toy pairs with a tiny Chinese-CLIP as the teacher."""
     shards = write_shards(root / "shards")
     texts = write_texts(root / "texts.json")
+    pictures = write_unnamed(root / "pictures")
     teacher = write_chinese_clip(root / "teacher")
     return [
         f"data.source={shards}",
         "data.vendor=null",
         "data.picture_px=40",
+        f"data.pictures=[{pictures}]",
         f"data.texts=[{texts}]",
         "data.composed=30",
         "teacher.kind=chinese-clip",

@@ -11,9 +11,10 @@ import pytest
 
 from compressor.data.bilingual_text import dictionary, messages
 from compressor.data.captions import CaptionDataset, load_captions
+from compressor.data.color_icons import largest_sizes
 from compressor.data.pairs_stream import stream_pairs
 from profiles.errors import RequestError
-from tests.compressor.clip_toy import toy_pairs, toy_pictures, write_shards
+from tests.compressor.clip_toy import toy_pairs, toy_pictures, write_shards, write_unnamed
 from tests.tools import need_module
 
 
@@ -100,6 +101,18 @@ def test_every_thing_is_tested_once_and_no_concept_of_it_is_trained_on(data: Cap
         assert not set(concepts[split.validation]) & set(concepts[split.test])
     with pytest.raises(RequestError, match="folds 0 to 4"):
         data.split(5)
+
+
+def test_pictures_whose_caption_shares_a_word_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_COMPRESSOR_CACHE", str(tmp_path / "cache"))
+    pictures = load_captions(write_unnamed(tmp_path / "pictures"), picture_px=40)
+    kept = {pictures.label(int(index), "en") for index in pictures.without({"disc", "bar"})}
+    assert kept == {f"gadget {number}" for number in range(1, 10)}
+
+
+def test_of_an_icon_s_sizes_the_largest_is_taken() -> None:
+    icons = {"video-16": {}, "video-28": {}, "zodiac-1": {}, "zodiac-2": {}, "old": {"hidden": True}}
+    assert list(largest_sizes(icons)) == ["video-28", "zodiac-1", "zodiac-2"]
 
 
 def test_catalogues_and_the_dictionary_give_pairs() -> None:

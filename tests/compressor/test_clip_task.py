@@ -151,6 +151,11 @@ def test_ranks_count_ties_and_what_is_not_a_number_against_the_student() -> None
     assert ranks(np.full((3, 3), np.nan, np.float32), gallery).tolist() == [4, 4, 4]
 
 
+def test_the_bundle_says_how_many_pictures_without_captions_it_learned_from(bundle: Path) -> None:
+    split = json.loads((bundle / "bundle.json").read_text())["lineage"]["split"]
+    assert split["pictures"] == 9
+
+
 def test_the_bundle_runs_on_onnx_as_in_torch_and_says_what_it_measured(bundle: Path) -> None:
     opened = Bundle.open(bundle)
     arrays = opened.split("test")

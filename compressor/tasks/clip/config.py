@@ -20,6 +20,9 @@ class DataConfig(Section):
     validation_share: float = Field(default=0.1, gt=0, lt=1, description="of the other folds")
     vendor: str | None = Field(default=None, description="whose pictures are searched; null: the first vendor's")
     picture_px: int = Field(default=128, ge=16, description="at which your own pictures are stored")
+    pictures: tuple[str, ...] = Field(
+        default=(), description="sources of pictures without captions, for image distillation"
+    )
     texts: tuple[str, ...] = Field(
         default=("bilingual-text",), description="sources of text without pictures, for text distillation"
     )
@@ -117,6 +120,7 @@ class FeatureStageConfig(StageConfig):
     embedding: float = Field(default=1.0, ge=0, description="weight of the embeddings' term")
     beta: float = Field(default=1.0, gt=0)
     jitter_px: int = Field(default=2, ge=0, description="pictures are moved by up to so much")
+    pictures_share: float = Field(default=0.5, ge=0, le=1, description="of a picture batch are from data.pictures")
     captions_share: float = Field(default=0.25, ge=0, le=1, description="of a text batch; the rest has no picture")
     composed_share: float = Field(default=0.5, ge=0, le=1, description="of that rest, where data.composed is not 0")
 

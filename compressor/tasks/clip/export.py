@@ -132,6 +132,7 @@ def _data_lineage(task: Task) -> dict[str, Any]:
     from compressor.data import fetch
 
     credits = list(task.data.credits)
+    credits += [own for data in task.more_pictures for own in data.credits]
     named = [name for name in task.config.data.texts if not name.endswith(".json")]
     if task.config.teacher.kind == "assembled":
         named += ["efficientnet-lite0", "use-multilingual"]
@@ -141,4 +142,5 @@ def _data_lineage(task: Task) -> dict[str, Any]:
         credits += [{field: package[field] for field in fields} for package in packages]
     data = {"name": task.data.name, "sha256": task.data.hash, "fold": task.config.data.fold}
     split = {part: len(getattr(task.split, part)) for part in ("train", "validation", "test")}
-    return {"data": data, "split": split | {"texts": len(task.corpus["en"])}, "credits": credits}
+    split |= {"texts": len(task.corpus["en"]), "pictures": sum(map(len, task.more_things))}
+    return {"data": data, "split": split, "credits": credits}

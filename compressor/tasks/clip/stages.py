@@ -48,10 +48,10 @@ class _ClipStage(Stage):
         """Different things: one that came twice would be its own negative."""
         return rng.choice(self.own, min(self.settings.batch, self.most), replace=False)
 
-    def images(self, pictures: np.ndarray, views: np.ndarray, rng: np.random.Generator) -> Tensor:
-        """(n, 3, px, px) in [0, 1]."""
-        small = torch.from_numpy(self.task.bank.small_of(pictures, views)).permute(0, 3, 1, 2)
-        return jitter(small.float() / 255, rng, self.settings.jitter_px).contiguous(memory_format=torch.channels_last)
+    def images(self, small: Tensor, rng: np.random.Generator) -> Tensor:
+        """(n, px, px, 3) uint8 -> (n, 3, px, px) in [0, 1], moved a little."""
+        pictures = small.permute(0, 3, 1, 2).float() / 255
+        return jitter(pictures, rng, self.settings.jitter_px).contiguous(memory_format=torch.channels_last)
 
 
 def tokens_of(texts: Texts, rows: np.ndarray) -> dict[str, Tensor]:
@@ -143,14 +143,19 @@ class ImageFeatureStage(_FeatureStage):
         self.module = self.adapted(task.image_tower, task.teacher.image_width)
 
     def batch(self, step: int, rng: np.random.Generator) -> dict[str, Any]:
-        bank = self.task.bank
-        things = rng.choice(self.own, self.settings.batch)
-        pictures, views = bank.choose(things, rng)
-        return {
-            "inputs": [self.images(pictures, views, rng)],
-            "features": torch.from_numpy(bank.features_of(pictures, views)),
-            "embedding": torch.from_numpy(self.task.image_targets[views, pictures]),
-        }
+        task, settings = self.task, self.settings
+        further = [own for own in zip(task.more_banks, task.more_things, strict=True) if len(own[1])]
+        more = round(settings.batch * settings.pictures_share) if further else 0
+        counts = [settings.batch - more, *(len(part) for part in np.array_split(range(more), max(len(further), 1)))]
+        parts = []
+        for (bank, things), count in zip([(task.bank, self.own), *further], counts, strict=False):
+            if not count:
+                continue
+            pictures, views = bank.choose(rng.choice(things, count), rng)
+            kinds = (bank.small_of, bank.features_of, bank.embeddings_of)
+            parts.append([torch.from_numpy(kind(pictures, views)) for kind in kinds])
+        small, features, embedding = (torch.cat(own) for own in zip(*parts, strict=True))
+        return {"inputs": [self.images(small, rng)], "features": features, "embedding": embedding}
 
 
 class TextFeatureStage(_FeatureStage):
@@ -209,9 +214,9 @@ class AlignmentStage(_ClipStage):
         kind = "label" if rng.random() < self.settings.label_share else "caption"
         texts = {language: task.texts[language, kind] for language in task.config.student.languages}
         return {
-            "image": self.images(pictures, views, rng),
+            "image": self.images(torch.from_numpy(task.bank.small_of(pictures, views)), rng),
             "tokens": [tokens_of(own, things) for own in texts.values()],
-            "teacher_image": torch.from_numpy(task.image_targets[views, pictures]),
+            "teacher_image": torch.from_numpy(task.bank.embeddings_of(pictures, views)),
             "teacher_texts": [torch.from_numpy(task.text_targets[language, kind][things]) for language in texts],
         }
 

@@ -21,7 +21,7 @@ from compressor.data.captions import CaptionDataset
 from compressor.recipe import canonical_hash
 from compressor.tasks.clip import views
 from compressor.tasks.clip.pictures import resize
-from compressor.tasks.clip.teacher import Teacher, in_chunks
+from compressor.tasks.clip.teacher import Teacher, in_chunks, through_head
 from compressor.tasks.clip.tokenizer import Tokenizer
 from compressor.tasks.clip.tokenizer_training import train_tokenizer
 from profiles.errors import RequestError
@@ -30,6 +30,7 @@ from targets.glue import evenly_spread
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from compressor.cache import TeacherCache
     from compressor.tasks.clip.config import ClipConfig
@@ -53,7 +54,8 @@ class Texts:
 class PictureBank:
     """All pictures of all things: thing i has the pictures `first[i]:first[i + 1]`, the vendors' first.
 
-    Of each view: small (pictures, px, px, 3) uint8 for the student, and features (pictures, width) of the teacher.
+    Of each view: small (pictures, px, px, 3) uint8 for the student, features (pictures, width) of the teacher, and
+    embeddings (pictures, dim) by its head as it was when `embed` was called.
     """
 
     def __init__(self, task_config: ClipConfig, data: CaptionDataset, teacher: Teacher, cache: TeacherCache) -> None:
@@ -64,6 +66,7 @@ class PictureBank:
         self.first = np.cumsum([0, *counts])
         self.small: list[np.ndarray] = []
         self.features: list[np.ndarray] = []
+        self.embeddings: list[np.ndarray] = []
 
     def load(self, device: torch.device) -> None:
         """A view is an entry of its own: more of them cost only what is new. Raises OSError where nothing can be
@@ -79,6 +82,9 @@ class PictureBank:
             found = self.cache.get(teacher, functools.partial(self._features, view, device))
             self.small.append(small["pictures"])
             self.features.append(found["features"])
+
+    def embed(self, head: nn.Module) -> None:
+        self.embeddings = [in_chunks(lambda rows: through_head(head, rows), own, 4096) for own in self.features]
 
     def _pictures(self, view: int) -> Iterator[np.ndarray]:
         """One view of all pictures, (some, px, px, 3) at a time, in order."""
@@ -101,6 +107,9 @@ class PictureBank:
 
     def features_of(self, pictures: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         return np.stack([self.features[view][picture] for picture, view in zip(pictures, chosen, strict=True)])
+
+    def embeddings_of(self, pictures: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        return np.stack([self.embeddings[view][picture] for picture, view in zip(pictures, chosen, strict=True)])
 
     def choose(self, things: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """For each thing one of its pictures and one of that picture's views, by chance."""

@@ -18,6 +18,7 @@ from torch import nn
 from compressor.context import seed_globally
 from compressor.data.captions import CaptionDataset, load_captions
 from compressor.data.pairs import Split
+from compressor.data.words import words_of
 from compressor.models.encoder import Encoder
 from compressor.models.weights import load_weights
 from compressor.stage import Stage, TargetsStage
@@ -40,8 +41,9 @@ class Task(BaseTask):
 
     data, split: things with pictures and captions, and their parts. corpus: texts without pictures by language,
     composed: texts of several of those. bank: pictures with views and the teacher's features, texts: captions, labels,
-    corpus and composed of each language as tokens with the teacher's features, image_targets (views, pictures, dim) and
-    text_targets: the teacher's embeddings; all four once `load_targets` was called.
+    corpus and composed of each language as tokens with the teacher's features, text_targets: the teacher's embeddings
+    of captions and labels; all three once `load_targets` was called. more_banks: pictures without captions, and
+    more_things: which of them have a name that no held-out thing's label shares a word with.
     """
 
     Config: ClassVar[type[ClipConfig]] = ClipConfig
@@ -63,6 +65,11 @@ class Task(BaseTask):
         seed_globally(config.seed, "teacher")
         self.teacher: Teacher = build_teacher(config)
         self.bank = PictureBank(config, self.data, self.teacher, context.cache)
+        self.more_pictures = [load_captions(name, config.data.picture_px) for name in config.data.pictures]
+        self.more_banks = [PictureBank(config, data, self.teacher, context.cache) for data in self.more_pictures]
+        self.more_things = [data.without(self._held_words()) for data in self.more_pictures]
+        for data, things in zip(self.more_pictures, self.more_things, strict=True):
+            self.context.say(f"{data.name}: {len(things)} of {len(data)} pictures share no word with held-out labels")
         self.texts: dict[tuple[str, str], Texts] = {}
         self.text_targets: dict[tuple[str, str], np.ndarray] = {}
         self.tokenizer = make_tokenizer(config, self._tokenizer_texts(), context.cache, self.tokenizer_path)
@@ -111,6 +118,11 @@ class Task(BaseTask):
             return [text for pair in zip(self.corpus["en"], self.corpus["zh"], strict=True) for text in pair]
         return [self.data.caption(int(i), code) for i in self.split.train for code in self.data.languages]
 
+    def _held_words(self) -> frozenset[str]:
+        held = np.concatenate([self.split.validation, self.split.test])
+        code = "en" if "en" in self.data.languages else self.data.languages[0]
+        return words_of(self.data.label(int(index), code) for index in held)
+
     @property
     def tokenizer_path(self) -> Path:
         self.context.run_dir.mkdir(parents=True, exist_ok=True)
@@ -121,7 +133,8 @@ class Task(BaseTask):
     def load_targets(self, context: Context) -> None:
         """Features once; embeddings by the teacher's heads as they are now, so after each stage that changes them."""
         if not self.texts:
-            self.bank.load(context.device)
+            for bank in (self.bank, *self.more_banks):
+                bank.load(context.device)
             length = self.config.student.text.length
             for code in self.data.languages:
                 kinds: dict[str, Sequence[str]] = {
@@ -137,10 +150,8 @@ class Task(BaseTask):
                         )
                     else:
                         self.texts[code, kind] = Texts(*(np.zeros((0, 1)) for _ in range(3)))
-        head = self.teacher.image_head
-        self.image_targets = np.stack(
-            [in_chunks(lambda rows: through_head(head, rows), own, 4096) for own in self.bank.features]
-        )
+        for bank in (self.bank, *self.more_banks):
+            bank.embed(self.teacher.image_head)
         self.text_targets = {
             key: through_head(self.teacher.text_head, own.features)
             for key, own in self.texts.items()

@@ -1,0 +1,59 @@
+"""Parts of a benchmark that takes hours: what each measured, kept beside the results and committed with them.
+
+    benchmarks/results/parts/NAME/LABEL.json
+
+A part is what one trained network did on the test items, item by item: enough for every row and interval, small enough
+for git. A program that is stopped, or started on another machine, trains only what has no part yet. A part is of the
+settings that it names; with others it is measured again. Its commit is that of the sources which trained it. Delete a
+part to have it again.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from benchmarks.runs import spent_here
+from benchmarks.writing import RESULTS
+
+
+class Parts:
+    """The parts of one benchmark. `settings`: what they are of, a recipe's hash; parts of others are measured again."""
+
+    def __init__(self, name: str, settings: str) -> None:
+        self.directory, self.settings = RESULTS / "parts" / name, settings
+        self.minutes: dict[str, float] = {}  # of every part that was asked for
+
+    def get(self, label: str, measure: Callable[..., Mapping[str, Any]], *arguments: Any) -> dict[str, Any]:
+        """What `measure(*arguments)` gave: kept, or measured now."""
+        from profiles.checkout import checkout_commit
+        from profiles.host import host_info
+        from profiles.storage import read_json, write_json
+
+        path = self.directory / f"{re.sub(r'[^a-z0-9-]+', '-', label.lower())}.json"
+        part = read_json(path) if path.exists() else None
+        if part is None or part["settings"] != self.settings:
+            before, commit = spent_here(), checkout_commit()
+            found = measure(*arguments)
+            about = {"settings": self.settings, "commit": commit, "host": host_info()["cpu"]}
+            date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            minutes = round((spent_here() - before) / 60, 2)
+            part = {"label": label, **about, "date": date, "minutes": minutes, "found": dict(found)}
+            self.directory.mkdir(parents=True, exist_ok=True)
+            write_json(path, part)
+        self.minutes[label] = part["minutes"]
+        return part["found"]
+
+
+def packed(right: np.ndarray) -> str:
+    """(n,) of 0 and 1 as a string of as many digits."""
+    return "".join(str(int(value)) for value in right)
+
+
+def unpacked(digits: str) -> np.ndarray:
+    """(n,) float64, from `packed`."""
+    return np.array([int(digit) for digit in digits], np.float64)
