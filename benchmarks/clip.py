@@ -24,6 +24,7 @@ which folds none, stage 2 and english are trained, `--seed-folds` in which all s
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -120,8 +121,9 @@ def wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
             yield from ((variant, fold, seed) for variant in ABLATION if variant in arguments.only)
 
 
-def student_scores(bundle: Path) -> Scores:
-    """Per test concept of this bundle's fold: 1 or 0 for each measure."""
+def student_scores(bundle: Path, teacher: Path) -> Scores:
+    """Per test concept of this bundle's fold: 1 or 0 for each measure. Also with one side from the teacher, in whose
+    space the student is: pictures that it embedded once, off the device, or texts."""
     import targets
     from targets.bundle import Bundle
 
@@ -130,14 +132,19 @@ def student_scores(bundle: Path) -> Scores:
     image = glue.embed_pictures(arrays["pictures"])
     texts = {code: glue.embed_texts(arrays[f"caption_{code}"].tolist()) for code in glue.languages}
     scores = measures(image, texts)
+    their_image, their_texts = teacher_sides(teacher)
+    for code, own in texts.items():
+        scores |= recalls(f"{code} to teacher's image", own, their_image)
+        scores |= recalls(f"teacher's {code} to image", their_texts[code], image)
     for code in glue.languages if (arrays["class"] >= 0).all() else ():  # a set of one's own may have no classes
         guess = (image @ glue.classes(code)[0].T).argmax(1)
         scores[f"zero-shot {code}"] = (guess == arrays["class"]).astype(float)
     return scores
 
 
-def teacher_scores(bundle: Path) -> Scores:
-    """Of the teacher whose heads are in this bundle."""
+@functools.cache
+def teacher_sides(bundle: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The test part by the teacher whose heads are in this bundle: pictures, and captions by language, (n, dim)."""
     from types import SimpleNamespace
 
     import torch
@@ -152,7 +159,7 @@ def teacher_scores(bundle: Path) -> Scores:
     recipe["teacher"]["heads"] = str(bundle / "assets/teacher-heads.safetensors")
     task: Any = Task(parse_recipe(recipe, "the teacher's recipe"))
     cache = TeacherCache(cache_root() / "teachers")
-    context: Any = SimpleNamespace(cache=cache, run_dir=bundle.parent, rank=0, device=torch.device("cpu"))
+    context: Any = SimpleNamespace(cache=cache, run_dir=bundle.parent, rank=0, device=torch.device("cpu"), say=print)
     task.setup(context)
     task.load_targets(context)
     test = task.split.test
@@ -161,25 +168,30 @@ def teacher_scores(bundle: Path) -> Scores:
         code: through_head(task.teacher.text_head, task.texts[code, "caption"].features[test])
         for code in task.data.languages
     }
-    return measures(image, texts)
+    return image, texts
 
 
 def measures(image: np.ndarray, texts: Mapping[str, np.ndarray]) -> Scores:
-    """R@1 and R@10 of everything against everything; rows of length 1."""
-    from compressor.tasks.clip.metrics import ranks
-
+    """R@1 and R@10 of everything against everything, rows of length 1."""
     sides = {"image": image, **texts}
     asked = [("en", "image"), ("zh", "image"), ("image", "en"), ("image", "zh"), ("en", "zh")]
-    found = {f"{a} to {b}": ranks(sides[a], sides[b]) for a, b in asked if a in sides and b in sides}
-    return {f"{name} R@{k}": (own <= k).astype(float) for name, own in found.items() for k in (1, 10)}
+    found = [recalls(f"{a} to {b}", sides[a], sides[b]) for a, b in asked if a in sides and b in sides]
+    return {name: own for part in found for name, own in part.items()}
+
+
+def recalls(name: str, queries: np.ndarray, keys: np.ndarray) -> Scores:
+    from compressor.tasks.clip.metrics import ranks
+
+    own = ranks(queries, keys)
+    return {f"{name} R@{k}": (own <= k).astype(float) for k in (1, 10)}
 
 
 def scores(arguments: argparse.Namespace, variant: str, fold: int, seed: int) -> dict[str, str]:
     """Of one variant, trained first where it is not, as digits per measure."""
     if variant == "teacher":
-        found = teacher_scores(teacher_bundle(arguments, fold))
+        found = measures(*teacher_sides(teacher_bundle(arguments, fold)))
     else:
-        found = student_scores(student_bundle(arguments, variant, fold, seed))
+        found = student_scores(student_bundle(arguments, variant, fold, seed), teacher_bundle(arguments, fold))
     return {name: packed(own) for name, own in found.items()}
 
 

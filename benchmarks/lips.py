@@ -1,7 +1,7 @@
 """Does a speech recogniser help a lip reader? Each term of LIBS alone and together, early and late, in two languages.
 
     python benchmarks/lips.py                      # some five hours on two cores; goes on where it was stopped
-    python benchmarks/lips.py --only full quarter  # some parts; two of these may run side by side
+    python benchmarks/lips.py --only full quarter  # some parts, no results file; two of these may run side by side
     python benchmarks/lips.py --quick              # a few steps of everything: does it run?
 
 Voices are synthetic and mouths are simulated (`compressor data fetch lips`); Mandarin is written in pinyin. One
@@ -11,7 +11,8 @@ faces are in no other part.
 
 Parts: `teachers`; `full` (none, all three terms, and all in 60 % of the steps); `quarter` (a quarter of the clips);
 `terms` (each alone); `mandarin`; `constant` (all three with constant weights); `reference` (a BiGRU reader, which
-neither streams nor deploys); `device` (int8, streaming, speed). Of `none` and `all` the validation curves are kept.
+neither streams nor deploys); `device` (int8, streaming, speed). What every reader read, and its validation curve, is
+kept (benchmarks/parts.py); benchmarks/results/lips.json is made of that.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.runs import spent, teacher_weights, train
+from benchmarks.parts import Parts
+from benchmarks.runs import teacher_weights, train
 from benchmarks.writing import RESULTS, write_rows
 
 LOSS = "stages.distill.loss"
@@ -165,35 +167,41 @@ def reader(arguments: argparse.Namespace, name: str, seed: int) -> Path:
     return train(arguments.recipe, arguments.work, f"{label} seed {seed}", overrides)
 
 
-def read_test(run_dir: Path) -> dict[str, Any]:
-    """What a run's student reads on the test part, beside the truth and what the teacher heard; kept in the run."""
-    import targets
-    from profiles.storage import read_json, write_json
+def heard(arguments: argparse.Namespace, language: str) -> dict[str, Any]:
+    """The test part: what was said, where its hard word is, and what the teacher heard."""
     from targets.bundle import Bundle
 
-    path = run_dir / "test.json"
-    if not path.exists():
-        bundle = run_dir / "bundle"
-        arrays = Bundle.open(bundle).split("test")
-        glue: Any = targets.load(bundle).glue
-        texts = {key: [str(text) for text in arrays[name]] for key, name in (("truth", "texts"), ("heard", "heard"))}
-        write_json(path, {"read": glue.texts(arrays), "slots": arrays["slots"].tolist(), **texts})
-    return read_json(path)
+    run_dir = teacher(arguments, language).parent
+    arrays = Bundle.open(run_dir / "bundle").split("test")
+    texts = {key: [str(text) for text in arrays[name]] for key, name in (("truth", "texts"), ("heard", "heard"))}
+    return {**texts, "slots": arrays["slots"].tolist(), "parameters": costs_of(run_dir)["teacher_parameters"]}
 
 
-def scores_of(found: Sequence[dict[str, Any]], key: str = "read") -> Scores:
-    """Of one variant's runs, a row per seed."""
+def read(arguments: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
+    """What a reader reads on the test part, how it learned, and what it costs."""
+    import targets
+    from targets.bundle import Bundle
+
+    run_dir = reader(arguments, name, seed)
+    bundle = run_dir / "bundle"
+    glue: Any = targets.load(bundle).glue
+    texts = glue.texts(Bundle.open(bundle).split("test"))
+    return {"read": texts, "validation_curve": curve(run_dir), "costs": costs_of(run_dir)}
+
+
+def scores_of(test: dict[str, Any], found: Sequence[list[str]]) -> Scores:
+    """Of one variant's texts, a row per seed, against the test part's."""
     from compressor.tasks.lips.vocabulary import edit_distance, slot_is_right
 
-    truth, slots = found[0]["truth"], found[0]["slots"]
+    truth, slots = test["truth"], test["slots"]
 
     def right(read: str, said: str, slot: list[int]) -> float:
         return float(slot_is_right(read, said, (slot[0], slot[1]))) if slot[0] >= 0 else np.nan
 
     return Scores(
-        np.array([[edit_distance(a, b) for a, b in zip(run[key], truth, strict=True)] for run in found], float),
-        np.array([[a == b for a, b in zip(run[key], truth, strict=True)] for run in found], float),
-        np.array([[right(*three) for three in zip(run[key], truth, slots, strict=True)] for run in found], float),
+        np.array([[edit_distance(a, b) for a, b in zip(run, truth, strict=True)] for run in found], float),
+        np.array([[a == b for a, b in zip(run, truth, strict=True)] for run in found], float),
+        np.array([[right(*three) for three in zip(run, truth, slots, strict=True)] for run in found], float),
         np.array([len(text) for text in truth], float),
     )
 
@@ -248,15 +256,6 @@ def costs_of(run_dir: Path) -> dict[str, Any]:
         "parameters": sum(cost.parameters for cost in costs.values()),
         "teacher_parameters": manifest["teacher"]["parameters"],
     }
-
-
-def teacher_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    rows = []
-    for language in LANGUAGES:
-        run_dir = teacher(arguments, language).parent
-        parameters = costs_of(run_dir)["teacher_parameters"]
-        rows += rows_of(f"teacher {language}", scores_of([read_test(run_dir)], "heard"), parameters=parameters)
-    return rows
 
 
 # --- the deployed reader ---
@@ -337,32 +336,43 @@ def speed_row(bundle: Path, runtime: str, work: Path, clips: int = 30) -> dict[s
 # --- all ---
 
 
-def collect(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run what is asked for, a seed of every variant of a part before the next, and write the rows after every part."""
+def collect(arguments: argparse.Namespace, parts: Parts) -> list[dict[str, Any]]:
+    """Run what is asked for, a seed of every variant of a part before the next; the rows of all that is asked for."""
     rows: list[dict[str, Any]] = []
     scores: dict[str, Scores] = {}
+    tests = {language: parts.get(f"teacher {language}", heard, arguments, language) for language in LANGUAGES}
     for part in arguments.only:
         if part == "teachers":
-            rows += teacher_rows(arguments)
+            for language, test in tests.items():
+                own = scores_of(test, [test["heard"]])
+                rows += rows_of(f"teacher {language}", own, parameters=test["parameters"])
         elif part == "device":
-            rows += device_rows(arguments)
+            rows += parts.get("device", lambda: {"rows": device_rows(arguments)})["rows"]
         else:
-            runs = {name: [] for name in PART_VARIANTS[part]}  # type: ignore[var-annotated]
+            runs: dict[str, list[dict[str, Any]]] = {name: [] for name in PART_VARIANTS[part]}
             for seed in arguments.seeds:
                 for name in runs:
-                    runs[name].append(reader(arguments, name, seed))
-            for name, own in runs.items():
-                scores[name] = scores_of([read_test(run_dir) for run_dir in own])
-                facts = {**costs_of(own[0]), "validation_curves": [curve(run_dir) for run_dir in own]}
-                rows += rows_of(name, scores[name], **facts)
-        compared = [pair for pair in COMPARISONS if set(pair) <= set(scores)]
-        whole = rows + [row for pair in compared for row in difference_rows(pair, scores[pair[0]], scores[pair[1]])]
-        write_rows(arguments.out, whole, minutes=spent(arguments.work) / 60, seeds=arguments.seeds)
-    return whole
+                    runs[name].append(parts.get(f"{name} seed {seed}", read, arguments, name, seed))
+            for name, found in runs.items():
+                test = tests[VARIANTS[name].language]
+                scores[name] = scores_of(test, [own["read"] for own in found])
+                curves = [own["validation_curve"] for own in found]
+                rows += rows_of(name, scores[name], **found[0]["costs"], validation_curves=curves)
+    compared = [pair for pair in COMPARISONS if set(pair) <= set(scores)]
+    return rows + [row for pair in compared for row in difference_rows(pair, scores[pair[0]], scores[pair[1]])]
 
 
 def main() -> None:
-    for item in collect(parse_arguments()):
+    from compressor.recipe import canonical_hash, load_recipe
+
+    arguments = parse_arguments()
+    recipe = load_recipe(arguments.recipe, arguments.set).hash
+    name = "lips-quick" if arguments.quick else "lips"
+    parts = Parts(name, canonical_hash([recipe, arguments.steps, arguments.teacher_steps]))
+    rows = collect(arguments, parts)
+    if set(arguments.only) == set(PARTS):
+        write_rows(arguments.out, rows, minutes=sum(parts.minutes.values()), seeds=arguments.seeds)
+    for item in rows:
         low, high = item.get("ci95") or (float("nan"), float("nan"))
         value = item.get("value", item.get("drop", float("nan")))
         print(f"{item['variant']:48s} {item.get('metric') or '':26s} {value:8.4f}  [{low:.4f}, {high:.4f}]")
