@@ -10,7 +10,7 @@ three seeds. Variants, of the same networks and data:
     stage 1    feature distillation of each tower, nothing after it
     stage 2    alignment with the teacher's similarities, without stage 1
     both       stage 1, then stage 2
-    english    both, but the text tower reads English only
+    english    both, but the text tower reads English only; the image tower starts from the same stage 1
     none and stage 2 take as many steps of alignment as "both" takes of all kinds for pictures.
 
 Rows: R@1 and R@10 of text to image and image to text in each language, English to Chinese text, zero-shot classes. Of
@@ -42,6 +42,7 @@ from benchmarks.writing import RESULTS, write_rows
 ABLATION = ("none", "stage 2", "english")
 VARIANTS = ("stage 1", "both", *ABLATION)
 GPU = "rtx-4070"  # whose engines are built here
+NO_TEXTS, NO_PICTURES = ["data.texts=[]", "data.composed=0"], ["data.pictures=[]"]
 NO_STAGES = {"image_features": 0, "text_features": 0, "alignment": 0}
 COMPARISONS = [("both", "teacher"), ("both", "stage 1"), ("both", "none"), ("stage 2", "none"), ("both", "english")]
 Scores = dict[str, np.ndarray]  # measure -> per concept
@@ -83,29 +84,42 @@ def run(arguments: argparse.Namespace, name: str, overrides: list[str]) -> Path:
 
 def teacher_bundle(arguments: argparse.Namespace, fold: int) -> Path:
     """It has untrained students beside the teacher's heads."""
-    return run(arguments, f"teacher fold {fold}", [f"data.fold={fold}", *steps(NO_STAGES)])
+    return run(arguments, f"teacher fold {fold}", [f"data.fold={fold}", *NO_TEXTS, *NO_PICTURES, *steps(NO_STAGES)])
+
+
+def tower(arguments: argparse.Namespace, side: str, fold: int, seed: int) -> list[str]:
+    """A tower after stage 1, "image", "text" or "english" (a text tower that read nothing else), as an override."""
+    stage, graph = ("image_features", "image") if side == "image" else ("text_features", "text")
+    others = steps({name: 0 for name in NO_STAGES if name != stage})
+    changed = {"image": NO_TEXTS, "text": NO_PICTURES, "english": [*NO_PICTURES, "student.languages=[en]"]}[side]
+    bundle = run(arguments, f"{side} fold {fold} seed {seed}", [*place(arguments, fold, seed), *others, *changed])
+    return [f"student.{graph}.weights={bundle / f'weights/{graph}.safetensors'}"]
+
+
+def place(arguments: argparse.Namespace, fold: int, seed: int) -> list[str]:
+    """Overrides of every student of a fold and seed."""
+    heads = teacher_bundle(arguments, fold) / "assets/teacher-heads.safetensors"
+    return [f"data.fold={fold}", f"teacher.heads={heads}", "stages.teacher.steps=0", f"seed={seed}"]
 
 
 def student_bundle(arguments: argparse.Namespace, variant: str, fold: int, seed: int) -> Path:
     """A trained student, and before it all that it starts from."""
     from compressor.recipe import load_recipe
 
-    heads = teacher_bundle(arguments, fold) / "assets/teacher-heads.safetensors"
-    place = [f"data.fold={fold}", f"teacher.heads={heads}", "stages.teacher.steps=0", f"seed={seed}"]
     stages = load_recipe(arguments.recipe, arguments.set).stages
-    alone = [*steps(NO_STAGES | {"alignment": stages.image_features.steps + stages.alignment.steps})]
+    second = steps(NO_STAGES | {"alignment": stages.alignment.steps})
+    alone = steps(NO_STAGES | {"alignment": stages.image_features.steps + stages.alignment.steps})
     changed = {
-        "stage 1": steps({"alignment": 0}),
+        "stage 1": steps(NO_STAGES),
         "none": [*alone, "stages.alignment.distil=0"],
         "stage 2": alone,
-        "both": steps({"image_features": 0, "text_features": 0}),
-        "english": [*steps({"image_features": 0}), "student.languages=[en]"],
+        "both": second,
+        "english": [*second, "student.languages=[en]"],
     }[variant]
-    towers = {"both": ("image", "text"), "english": ("image",)}.get(variant, ())
-    if towers:
-        first = student_bundle(arguments, "stage 1", fold, seed)
-        changed = [*changed, *(f"student.{own}.weights={first / f'weights/{own}.safetensors'}" for own in towers)]
-    return run(arguments, f"{variant} fold {fold} seed {seed}", [*place, *changed])
+    towers = {"stage 1": ("image", "text"), "both": ("image", "text"), "english": ("image", "english")}
+    starts = [override for side in towers.get(variant, ()) for override in tower(arguments, side, fold, seed)]
+    overrides = [*place(arguments, fold, seed), *NO_PICTURES, *changed, *starts]
+    return run(arguments, f"{variant} fold {fold} seed {seed}", overrides)
 
 
 def wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int]]:

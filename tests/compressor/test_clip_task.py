@@ -23,6 +23,7 @@ from compressor.report.details import Details
 from compressor.tasks.clip import pictures
 from compressor.tasks.clip.glue import Glue, class_embeddings
 from compressor.tasks.clip.metrics import ranks, unit_rows
+from compressor.tasks.clip.stages import by_length
 from compressor.tasks.clip.students import TextTower, build_image_tower
 from compressor.train import distill
 from profiles.errors import RequestError
@@ -133,6 +134,17 @@ def test_the_text_tower_does_not_see_padding() -> None:
     with torch.no_grad():
         torch.testing.assert_close(tower(ids, mask), tower(other, mask), atol=1e-4, rtol=1e-4)
         assert not torch.allclose(tower(ids, mask)[1], tower(ids, torch.ones(2, 8))[1], atol=1e-3)
+
+
+def test_texts_in_groups_of_like_length_give_what_they_give_padded() -> None:
+    torch.manual_seed(0)
+    tower = TextTower(60, 24, 16, 8, 20, 1, 2, 12).eval()
+    lengths = torch.tensor([3, 24, 1, 7, 7, 2, 15, 4, 9, 1])
+    mask = (torch.arange(24)[None] < lengths[:, None]).float()
+    ids = torch.where(mask > 0, torch.randint(0, 60, (10, 24)), 60).int()
+    with torch.no_grad():
+        (grouped,) = by_length(tower, ids, mask)
+        assert torch.allclose(grouped, tower(ids, mask), atol=1e-3)  # padding keeps e^-12 of the attention
 
 
 def test_resizing_is_what_torch_calls_antialiased_bilinear() -> None:

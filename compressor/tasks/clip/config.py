@@ -26,8 +26,10 @@ class DataConfig(Section):
     texts: tuple[str, ...] = Field(
         default=("bilingual-text",), description="sources of text without pictures, for text distillation"
     )
-    texts_limit: int = Field(default=60000, ge=0, description="pairs of them, evenly spread; 0: no such text")
-    composed: int = Field(default=0, ge=0, description="pairs more, each several of those joined like a caption")
+    texts_limit: int = Field(default=60000, ge=0, description="pairs of each, evenly spread; 0: no such text")
+    composed: int = Field(
+        default=0, ge=0, description="texts more per language, several of those joined like a caption"
+    )
 
 
 class TeacherConfig(Section):

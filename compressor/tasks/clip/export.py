@@ -142,5 +142,5 @@ def _data_lineage(task: Task) -> dict[str, Any]:
         credits += [{field: package[field] for field in fields} for package in packages]
     data = {"name": task.data.name, "sha256": task.data.hash, "fold": task.config.data.fold}
     split = {part: len(getattr(task.split, part)) for part in ("train", "validation", "test")}
-    split |= {"texts": len(task.corpus["en"]), "pictures": sum(map(len, task.more_things))}
+    split |= {"texts": sum(map(len, task.corpus.values())), "pictures": sum(map(len, task.more_things))}
     return {"data": data, "split": split, "credits": credits}

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from compressor.train import Context
 
 
+GROUPS = 4  # of a batch's texts, by length: most are words, and padding costs as much as text
+
+
 class _ClipStage(Stage):
     """What the stages share: targets are there before the first step, and no thing is in two processes' batches."""
 
@@ -56,6 +59,20 @@ class _ClipStage(Stage):
 
 def tokens_of(texts: Texts, rows: np.ndarray) -> dict[str, Tensor]:
     return {"ids": torch.from_numpy(texts.ids[rows]), "mask": torch.from_numpy(texts.mask[rows])}
+
+
+def by_length(module: nn.Module, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    """What a module gives of texts, a tensor or several, computed in GROUPS of texts of like length, as wide as the
+    longest of each: the same rows in the same order, without most of the padding (which has e^-12 of the attention)."""
+    lengths = mask.sum(1).int()
+    order = torch.argsort(lengths)
+    found = []
+    for rows in order.chunk(GROUPS):
+        longest = int(lengths[rows].max())
+        given = module(ids[rows, :longest], mask[rows, :longest])
+        found.append(given if isinstance(given, tuple) else (given,))
+    back = torch.argsort(order)
+    return tuple(torch.cat(parts)[back] for parts in zip(*found, strict=True))
 
 
 class TeacherStage(_ClipStage):
@@ -121,7 +138,7 @@ class _FeatureStage(_ClipStage):
 
     def loss(self, modules: Mapping[str, nn.Module], batch: dict[str, Any]) -> dict[str, Tensor]:
         settings = self.settings
-        embedding, adapted = modules[self.name](*batch["inputs"])
+        embedding, adapted = self.outputs(modules[self.name], batch["inputs"])
         target = functional.layer_norm(batch["features"].float(), batch["features"].shape[-1:])
         scale = embedding.shape[-1] ** 0.5  # a unit vector's coordinates deviate by 1 / scale
         terms = {
@@ -129,6 +146,10 @@ class _FeatureStage(_ClipStage):
             "embedding": settings.embedding * feature_smooth_l1(embedding, batch["embedding"] * scale, settings.beta),
         }
         return {"loss": terms["feature"] + terms["embedding"]} | {name: term.detach() for name, term in terms.items()}
+
+    def outputs(self, module: nn.Module, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+        """Embeddings and adapted features of a batch's inputs."""
+        return module(*inputs)
 
     def validate(self, context: Context) -> dict[str, float]:
         return self.task.student_metrics(self.task.split.validation, context.device)
@@ -184,10 +205,11 @@ class TextFeatureStage(_FeatureStage):
                 parts += [(texts, rng.choice(own, count))] if count else []
         tokens = [tokens_of(texts, rows) for texts, rows in parts]
         features = torch.cat([torch.from_numpy(texts.features[rows]) for texts, rows in parts])
-        return {
-            "inputs": [torch.cat([own[name] for own in tokens]) for name in ("ids", "mask")],
-            "features": features,
-        }
+        inputs = [torch.cat([own[name] for own in tokens]) for name in ("ids", "mask")]
+        return {"inputs": inputs, "features": features}
+
+    def outputs(self, module: nn.Module, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+        return by_length(module, *inputs)
 
     def loss(self, modules: Mapping[str, nn.Module], batch: dict[str, Any]) -> dict[str, Tensor]:
         with torch.no_grad():
@@ -225,7 +247,7 @@ class AlignmentStage(_ClipStage):
         image = self.gather(unit(modules["image_tower"](batch["image"])))
         tokens = batch["tokens"]
         joined = [torch.cat([own[name] for own in tokens]) for name in ("ids", "mask")]
-        rows = unit(modules["text_tower"](*joined))
+        rows = unit(by_length(modules["text_tower"], *joined)[0])
         texts = [self.gather(part) for part in rows.split(len(batch["image"]))]
         terms = {"info_nce": multilingual_info_nce(image, texts, settings.temperature)}
         if settings.distil:

@@ -36,7 +36,8 @@ class Block(nn.Module):
 
 
 class TextTower(nn.Module):
-    """ids (n, length) int32 and mask (n, length) float32 -> embeddings (n, dim), not normalised.
+    """ids (n, length) int32 and mask (n, length) float32 -> embeddings (n, dim), not normalised. Fewer columns than
+    `length`, where no row needs them, give the same but for what attention leaves to padding (MASKED).
 
     Wide token vectors, which cost memory and no multiplications, are averaged; a narrow transformer over them adds what
     order and neighbours mean. A hidden layer behind the averages costs little, once per text and not per token, and a
@@ -62,7 +63,7 @@ class TextTower(nn.Module):
         """(n, token_width + width + hidden): means over the tokens of their vectors and of the transformer's, and what
         the hidden layer makes of these."""
         tokens = self.tokens(ids)
-        x = self.narrow(tokens) + self.position
+        x = self.narrow(tokens) + self.position[:, : ids.shape[1]]
         hidden = (1 - mask)[:, None, None] * MASKED
         for block in self.blocks:
             x = block(x, hidden)

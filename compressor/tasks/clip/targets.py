@@ -120,23 +120,25 @@ class PictureBank:
 
 
 def read_texts(sources: Sequence[str], limit: int) -> list[tuple[str, str]]:
-    """Pairs (English, Chinese) of the sources or of a .json file like theirs, evenly spread, at most `limit`."""
+    """Pairs (English, Chinese) of the sources or of .json files like theirs, evenly spread, at most `limit` of each;
+    one side may be empty."""
     pairs: list[tuple[str, str]] = []
     for name in sources:
         path = Path(name) if name.endswith(".json") else fetch(name) / TEXTS
         try:
-            pairs += [(str(english), str(chinese)) for english, chinese in read_json(path)]
+            own = [(str(english), str(chinese)) for english, chinese in read_json(path)]
         except (OSError, ValueError, TypeError) as error:
             raise RequestError(f"data.texts {name}: no pairs [English, Chinese] ({error})") from None
-    return [pairs[number] for number in evenly_spread(len(pairs), limit)] if pairs and limit else []
+        pairs += [own[number] for number in evenly_spread(len(own), limit)] if own and limit else []
+    return pairs
 
 
-def compose(pairs: Sequence[tuple[str, str]], count: int) -> list[tuple[str, str]]:
-    """`count` pairs of 2 to 12 of these pairs each, joined as a caption joins its label and tags, the same in both
-    languages: a dictionary has single words only, and a student that reads nothing else reads captions badly."""
+def compose(texts: Sequence[str], count: int) -> list[str]:
+    """`count` texts of 2 to 12 of these each, joined as a caption joins its label and tags: a dictionary has single
+    words only, and a student that reads nothing else reads captions badly."""
     rng = np.random.default_rng(entropy(COMPOSE_SEED, "clip-compose"))
-    chosen = [rng.integers(0, len(pairs), parts) for parts in rng.integers(2, 13, count if pairs else 0)]
-    return [tuple(", ".join(pairs[i][side] for i in own) for side in (0, 1)) for own in chosen]  # type: ignore[misc]
+    chosen = [rng.integers(0, len(texts), parts) for parts in rng.integers(2, 13, count if texts else 0)]
+    return [", ".join(texts[i] for i in own) for own in chosen]
 
 
 def make_tokenizer(config: ClipConfig, texts: Sequence[str], cache: TeacherCache, path: Path) -> Tokenizer:

@@ -30,6 +30,7 @@ from compressor.tasks.clip.students import TextTower, build_image_tower
 from compressor.tasks.clip.targets import PictureBank, Texts, compose, make_tokenizer, read_texts, text_targets
 from compressor.tasks.clip.teacher import AssembledTeacher, Teacher, build_teacher, in_chunks, load_module, through_head
 from profiles.errors import RequestError
+from targets.glue import evenly_spread
 
 if TYPE_CHECKING:
     from compressor.train import Context
@@ -59,9 +60,8 @@ class Task(BaseTask):
         self.vendor = config.data.vendor or self.data.vendors[0]
         self.data.vendor([0], self.vendor)  # an unknown one is refused now, not after training
         pairs = read_texts(config.data.texts, config.data.texts_limit)
-        composed = compose(pairs, config.data.composed)
-        self.corpus = {code: [pair[side] for pair in pairs] for side, code in enumerate(("en", "zh"))}
-        self.composed = {code: [pair[side] for pair in composed] for side, code in enumerate(("en", "zh"))}
+        self.corpus = {code: [pair[side] for pair in pairs if pair[side]] for side, code in enumerate(("en", "zh"))}
+        self.composed = {code: compose(own, config.data.composed) for code, own in self.corpus.items()}
         seed_globally(config.seed, "teacher")
         self.teacher: Teacher = build_teacher(config)
         self.bank = PictureBank(config, self.data, self.teacher, context.cache)
@@ -114,8 +114,11 @@ class Task(BaseTask):
 
     def _tokenizer_texts(self) -> list[str]:
         """The corpus, or without one the training captions, in all languages whatever the student learns."""
-        if self.corpus["en"]:
-            return [text for pair in zip(self.corpus["en"], self.corpus["zh"], strict=True) for text in pair]
+        if any(self.corpus.values()):
+            # As much of each language, whatever there is of it.
+            count = min(len(own) for own in self.corpus.values() if own)
+            chosen = [[own[i] for i in evenly_spread(len(own), count)] for own in self.corpus.values() if own]
+            return [text for group in zip(*chosen, strict=True) for text in group]
         return [self.data.caption(int(i), code) for i in self.split.train for code in self.data.languages]
 
     def _held_words(self) -> frozenset[str]:
