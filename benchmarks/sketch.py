@@ -8,8 +8,8 @@ choices (learning rates, steps, the ablation's winner) read the validation part 
 `scratch` have the same initialisation, steps, batches of paired drawings and learning rate; scratch lacks the teacher's
 word on drawings, and so also the drawings without photos, about which only the teacher knows anything. In the
 asymmetric gallery even scratch aims at the teacher's embeddings of photos; the symmetric students embed both sides
-themselves. The first fold is repeated with every seed. Intervals are percentile bootstraps over the pooled queries,
-paired for differences.
+themselves. The first fold is repeated with every seed. What every network did is kept (benchmarks/parts.py). Intervals
+are percentile bootstraps over the pooled queries, paired for differences.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.runs import spent, teacher_weights, train
+from benchmarks.parts import Parts, packed, unpacked
+from benchmarks.runs import teacher_weights, train
 from benchmarks.sketch_runs import teacher_scores
 from benchmarks.writing import RESULTS, write_rows
 from targets.manifest import place_file
@@ -78,10 +79,11 @@ COMPARISONS = [
 
 @dataclass
 class Outcome:
-    """A trained student, or its teacher: 1 or 0 for every test query, and the cost of one."""
+    """A trained student, or its teacher: 1 or 0 for every query of the validation and of the test part (None where
+    nobody asked), and the cost of one."""
 
-    scores: np.ndarray
-    validation: float
+    validation: np.ndarray
+    test: np.ndarray | None
     macs: float
     parameters: int
 
@@ -141,68 +143,80 @@ def train_student(arguments: argparse.Namespace, teacher: Path, name: str, fold:
     return train(arguments.recipe, arguments.work, f"{name} fold {fold} seed {seed}", overrides) / "bundle"
 
 
-def outcome(bundle: Path) -> Outcome:
+def outcome(arguments: argparse.Namespace, name: str, fold: int, seed: int, parts: tuple[str, ...]) -> dict[str, Any]:
+    """Of a student, trained first where it is not; it reads these parts only."""
     import targets
     from profiles.flops import count_onnx
 
+    bundle = train_student(arguments, train_teacher(arguments, fold), name, fold, seed)
     manifest = json.loads((bundle / "bundle.json").read_text())
     opened = targets.load(bundle)
     costs = [
         (calls, count_onnx(bundle / manifest["graphs"][graph]["onnx"]))
         for graph, calls in manifest["uses"]["query"].items()
     ]
-    return Outcome(
-        scores=opened.evaluate("test").scores,
-        validation=opened.evaluate("validation").value,
-        macs=sum(calls * cost.macs for calls, cost in costs),
-        parameters=max(cost.parameters for _, cost in costs),
-    )
+    return {
+        **{part: packed(opened.evaluate(part).scores) for part in parts},
+        "macs": sum(calls * cost.macs for calls, cost in costs),
+        "parameters": max(cost.parameters for _, cost in costs),
+    }
 
 
-def teacher_outcome(bundle: Path) -> Outcome:
-    """The teacher on its own canvas, from a bundle of its fold."""
+def teacher_outcome(arguments: argparse.Namespace, fold: int) -> dict[str, Any]:
+    """The teacher on its own canvas, from the bundle of the fold's first student."""
+    first = next(iter(STUDENTS))
+    bundle = train_student(arguments, train_teacher(arguments, fold), first, fold, arguments.seeds[0])
     costs = json.loads((bundle / "bundle.json").read_text())["teacher"]
-    return Outcome(*teacher_scores(bundle), costs["macs"], costs["parameters"])
+    validation, test = (packed(teacher_scores(bundle, part)) for part in ("validation", "test"))
+    return {"validation": validation, "test": test, "macs": costs["macs"], "parameters": costs["parameters"]}
+
+
+def kept(parts: Parts, label: str, *measure: Any) -> Outcome:
+    found = parts.get(label, *measure)
+    test = unpacked(found["test"]) if "test" in found else None
+    return Outcome(unpacked(found["validation"]), test, found["macs"], found["parameters"])
 
 
 def seeds_of(arguments: argparse.Namespace, fold: int) -> list[int]:
     return arguments.seeds if fold == arguments.folds[0] else arguments.seeds[:1]
 
 
-def run_students(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def run_students(arguments: argparse.Namespace, parts: Parts) -> list[dict[str, Any]]:
     """Rows of the teacher and of every student, pooled over folds, and of their differences."""
     scores: dict[str, list[np.ndarray]] = {}  # per fold (queries,): the mean over seeds
-    kept: dict[str, list[Outcome]] = {}
+    outcomes: dict[str, list[Outcome]] = {}
     for fold in arguments.folds:
-        teacher = train_teacher(arguments, fold)
         for name, variant in STUDENTS.items():
             if variant.first_fold_only and fold != arguments.folds[0]:
                 continue
-            bundles = [train_student(arguments, teacher, name, fold, seed) for seed in seeds_of(arguments, fold)]
-            outcomes = [outcome(bundle) for bundle in bundles]
-            scores.setdefault(name, []).append(np.mean([own.scores for own in outcomes], axis=0))
-            kept.setdefault(name, []).extend(outcomes)
-            if name == next(iter(STUDENTS)):
-                own = teacher_outcome(bundles[0])
-                scores.setdefault("teacher", []).append(own.scores)
-                kept.setdefault("teacher", []).append(own)
-    pooled = {name: np.concatenate(parts) for name, parts in scores.items()}
-    rows = [row(name, pooled[name], kept[name], scores[name]) for name in pooled]
+            both = ("validation", "test")
+            own = [
+                kept(parts, f"{name} fold {fold} seed {seed}", outcome, arguments, name, fold, seed, both)
+                for seed in seeds_of(arguments, fold)
+            ]
+            scores.setdefault(name, []).append(np.mean([found.test for found in own], axis=0))
+            outcomes.setdefault(name, []).extend(own)
+        teacher = kept(parts, f"teacher fold {fold}", teacher_outcome, arguments, fold)
+        scores.setdefault("teacher", []).append(teacher.test)  # type: ignore[arg-type]
+        outcomes.setdefault("teacher", []).append(teacher)
+    pooled = {name: np.concatenate(own) for name, own in scores.items()}
+    rows = [row(name, pooled[name], outcomes[name], scores[name]) for name in pooled]
     rows += [difference_row(f"{a} minus {b}", pooled[a], pooled[b]) for a, b in COMPARISONS if a in pooled]
     return rows + [share_row(name, pooled[name], pooled["teacher"]) for name in pooled if name != "teacher"]
 
 
-def run_ablation(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def run_ablation(arguments: argparse.Namespace, parts: Parts) -> list[dict[str, Any]]:
     """The recipe with one thing taken away or added, on the validation part of the first fold, all seeds."""
     fold = arguments.folds[0]
-    teacher = train_teacher(arguments, fold)
     rows = []
     base: np.ndarray | None = None
     for name in ("distilled 1/30", *ABLATION):
-        import targets
-
-        bundles = [train_student(arguments, teacher, name, fold, seed) for seed in arguments.seeds]
-        own = np.mean([targets.load(bundle).evaluate("validation").scores for bundle in bundles], axis=0)
+        reads = ("validation", "test") if name in STUDENTS else ("validation",)
+        found = [
+            kept(parts, f"{name} fold {fold} seed {seed}", outcome, arguments, name, fold, seed, reads)
+            for seed in arguments.seeds
+        ]
+        own = np.mean([one.validation for one in found], axis=0)
         base = own if base is None else base
         difference = None if name == "distilled 1/30" else difference_row(f"{name} minus the recipe", own, base)
         rows.append({**simple_row(f"ablation: {name}", own), "split": "validation"})
@@ -221,9 +235,9 @@ def simple_row(variant: str, scores: np.ndarray) -> dict[str, Any]:
 
 def row(variant: str, scores: np.ndarray, outcomes: list[Outcome], by_fold: list[np.ndarray]) -> dict[str, Any]:
     costs = {"macs": outcomes[0].macs, "parameters": outcomes[0].parameters}
-    validation = [own.validation for own in outcomes]
+    validation = [float(own.validation.mean()) for own in outcomes]
     folds = [float(part.mean()) for part in by_fold]
-    runs = [float(own.scores.mean()) for own in outcomes]
+    runs = [float(own.test.mean()) for own in outcomes]  # type: ignore[union-attr]
     return {**simple_row(variant, scores), **costs, "by_fold": folds, "by_run": runs, "validation_by_run": validation}
 
 
@@ -246,17 +260,20 @@ def share_row(name: str, student: np.ndarray, teacher: np.ndarray) -> dict[str, 
 
 
 def main() -> None:
+    from compressor.recipe import load_recipe
+
     arguments = parse_arguments()
+    parts = Parts("sketch", load_recipe(arguments.recipe, arguments.set).hash)
     rows: list[dict[str, Any]] = []
     if "teachers" in arguments.part:
         for fold in arguments.folds:
             train_teacher(arguments, fold)
     if "students" in arguments.part:
-        rows += run_students(arguments)
+        rows += run_students(arguments, parts)
     if "ablation" in arguments.part:
-        rows += run_ablation(arguments)
+        rows += run_ablation(arguments, parts)
     if rows:
-        write_rows(arguments.out, rows, minutes=spent(arguments.work) / 60, seeds=arguments.seeds)
+        write_rows(arguments.out, rows, minutes=sum(parts.minutes.values()), seeds=arguments.seeds)
     for item in rows:
         low, high = item["ci95"]
         print(f"{item['variant']:52s} {item['value']:7.3f}  [{low:.3f}, {high:.3f}]  n {item['n']}")

@@ -150,7 +150,7 @@ def costs_of(bundle: Path) -> tuple[float, int]:
 
 def all_rows(outcomes: dict[str, tuple[float, list[Outcome]]], bundle: Path) -> list[dict[str, Any]]:
     teacher = json.loads((bundle / "bundle.json").read_text())["teacher"]
-    rows = [row("teacher", teacher_scores(bundle)[0][None], teacher["macs"], teacher["parameters"], by_seed=None)]
+    rows = [row("teacher", teacher_scores(bundle)[None], teacher["macs"], teacher["parameters"], by_seed=None)]
     scores = {}
     for variant, (lr, own) in outcomes.items():
         scores[variant] = np.stack([outcome.scores for outcome in own])
