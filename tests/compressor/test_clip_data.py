@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from compressor.data.bilingual_text import dictionary, messages
 from compressor.data.captions import CaptionDataset, load_captions
 from compressor.data.color_icons import largest_sizes
 from compressor.data.pairs_stream import stream_pairs
+from compressor.data.wordnet import synsets
+from compressor.tasks.clip.targets import compose, read_texts
 from profiles.errors import RequestError
 from tests.compressor.clip_toy import toy_pairs, toy_pictures, write_shards, write_unnamed
 from tests.tools import need_module
@@ -113,6 +116,29 @@ def test_pictures_whose_caption_shares_a_word_are_left_out(tmp_path: Path, monke
 def test_of_an_icon_s_sizes_the_largest_is_taken() -> None:
     icons = {"video-16": {}, "video-28": {}, "zodiac-1": {}, "zodiac-2": {}, "old": {"hidden": True}}
     assert list(largest_sizes(icons)) == ["video-28", "zodiac-1", "zodiac-2"]
+
+
+def test_wordnet_s_synsets_give_their_words_and_their_definition() -> None:
+    """Lines of the form that wndb(5WN) describes."""
+    lines = [
+        "  1 This software and database is being provided to you, the LICENSEE, by",
+        '02084071 05 n 02 dog 0 domestic_dog 0 002 @ 02083346 n 0000 ~ 01 n 0000 | a canine; "the dog barked"  ',
+        "00003131 00 a 01 adducent(a) 0 000 | especially of muscles; drawing inward  ",
+    ]
+    found = ["dog, domestic dog", "a canine", "adducent", "especially of muscles; drawing inward"]
+    assert list(synsets("\n".join(lines))) == found
+
+
+def test_texts_of_one_language_are_read_beside_pairs_and_composed_within_their_language(tmp_path: Path) -> None:
+    paths = []
+    for number, pairs in enumerate([[["cat", "猫"], ["dog", "狗"]], [["a canine", ""], ["feline", ""], ["x", ""]]]):
+        paths.append(str(tmp_path / f"{number}.json"))
+        Path(paths[-1]).write_text(json.dumps(pairs), encoding="utf-8")
+    assert len(read_texts(paths, limit=2)) == 4  # of each source
+    composed = compose(["cat", "dog"], 50)
+    assert len(composed) == 50 and {part for text in composed for part in text.split(", ")} == {"cat", "dog"}
+    assert all(2 <= text.count(", ") + 1 <= 12 for text in composed)
+    assert compose([], 50) == []
 
 
 def test_catalogues_and_the_dictionary_give_pairs() -> None:
