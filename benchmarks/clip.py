@@ -229,49 +229,33 @@ def by_concept(runs: Mapping[tuple[int, int], Scores], measure: str, folds: Iter
 
 
 def all_rows(table: dict[str, dict[tuple[int, int], Scores]], costs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    from profiles.statistics import bootstrap_interval, paired_bootstrap
+    from profiles.statistics import bootstrap_interval, paired_bootstrap, paired_ratio
 
     rows = []
     for variant, runs in table.items():
+        folds = sorted({fold for fold, _ in runs})
         for measure in next(iter(runs.values())):
-            folds = sorted({fold for fold, _ in runs})
             scores = by_concept(runs, measure, folds)
             by_run = {f"fold {fold} seed {seed}": float(own[measure].mean()) for (fold, seed), own in runs.items()}
-            rows.append(
-                {
-                    "task": "clip",
-                    "variant": variant,
-                    "metric": measure,
-                    "value": float(scores.mean()),
-                    "ci95": list(bootstrap_interval(scores)),
-                    "n": len(scores),
-                    "by_run": by_run,
-                    "folds": folds,
-                    **costs["teacher" if variant == "teacher" else "student"],
-                }
-            )
+            more = {"by_run": by_run, **costs["teacher" if variant == "teacher" else "student"]}
+            rows.append(row(variant, measure, scores, float(scores.mean()), bootstrap_interval(scores), folds) | more)
     for first, second in COMPARISONS:
         if first not in table or second not in table:
             continue
         folds = sorted({fold for fold, _ in table[first]} & {fold for fold, _ in table[second]})
         for measure in next(iter(table[second].values())):
             a, b = (by_concept(table[name], measure, folds) for name in (first, second))
-            found = paired_bootstrap(a, b)
-            rows.append(
-                {
-                    "task": "clip",
-                    "variant": f"{first} minus {second}",
-                    "metric": measure,
-                    "value": found.difference,
-                    "ci95": list(found.ci95),
-                    "n": len(a),
-                    "folds": folds,
-                    "macs": None,
-                    "parameters": None,
-                    **({"ratio": float(a.mean() / b.mean())} if second == "teacher" and b.mean() else {}),
-                }
-            )
+            rows.append(row(f"{first} minus {second}", measure, a, *paired_bootstrap(a, b), folds))
+            if second == "teacher" and b.any():
+                rows.append(row(f"{first} / {second}", measure, a, *paired_ratio(a, b), folds))
     return rows
+
+
+def row(
+    variant: str, measure: str, scores: np.ndarray, value: float, interval: tuple[float, float], folds: list[int]
+) -> dict[str, Any]:
+    common = {"task": "clip", "variant": variant, "metric": measure, "value": value, "ci95": list(interval)}
+    return {**common, "n": len(scores), "folds": folds, "macs": None, "parameters": None}
 
 
 def costs_of(bundle: Path) -> dict[str, dict[str, Any]]:

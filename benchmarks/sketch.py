@@ -250,13 +250,11 @@ def difference_row(variant: str, a: np.ndarray, b: np.ndarray) -> dict[str, Any]
 
 def share_row(name: str, student: np.ndarray, teacher: np.ndarray) -> dict[str, Any]:
     """What part of the teacher's acc@1 is kept, with an interval over the same resampled queries."""
-    teacher = teacher[: len(student)]
-    draws = np.random.default_rng(0).integers(0, len(student), (2000, len(student)))
-    ratios = student[draws].mean(1) / teacher[draws].mean(1)
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    value = float(student.mean() / teacher.mean())
+    from profiles.statistics import paired_ratio
+
+    value, interval = paired_ratio(student, teacher[: len(student)])
     common = {**simple_row(f"{name} / teacher", student), "metric": "share of the teacher's acc@1"}
-    return {**common, "value": value, "ci95": [float(low), float(high)]}
+    return {**common, "value": value, "ci95": list(interval)}
 
 
 def main() -> None:

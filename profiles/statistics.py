@@ -73,6 +73,24 @@ def paired_bootstrap(
     return Difference(float(scores @ weights / weights.sum()), _percentiles(means, confidence))
 
 
+def paired_ratio(
+    a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """mean(a) / mean(b) over the same items, with its percentile bootstrap interval: what part of b is kept.
+
+    a, b: (n,), item by item the same. Raises ValueError as `paired_bootstrap` does, and where the mean of b is zero.
+    """
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"paired scores have different shapes: {a.shape} and {b.shape}")
+    (a, ones), (b, _) = _checked(a, None), _checked(b, None)
+    if b.mean() == 0:
+        raise ValueError("no ratio to scores whose mean is zero")
+    above, below = (_resampled_means(own, ones, resamples, seed) for own in (a, b))  # the same draws
+    known = below != 0
+    return float(a.mean() / b.mean()), _percentiles(above[known] / below[known], confidence)
+
+
 def student_t_quantile(probability: float, degrees: float) -> float:
     """Quantile of Student's t: exact for 1 and 2 degrees of freedom, else Abramowitz and Stegun 26.7.5 (0.2 % off)."""
     if degrees == 1:

@@ -11,6 +11,7 @@ from profiles.statistics import (
     bootstrap_interval,
     mean_interval,
     paired_bootstrap,
+    paired_ratio,
     student_t_quantile,
     weighted_mean,
 )
@@ -72,6 +73,21 @@ def test_pairing_finds_what_two_separate_intervals_hide():
     assert difference == pytest.approx((a - b).mean())
     assert 0.018 < low < high < 0.022
     assert bootstrap_interval(a)[0] < bootstrap_interval(b)[1]
+
+
+def test_a_paired_ratio_covers_what_is_kept_and_is_exact_for_a_multiple():
+    rng = np.random.default_rng(3)
+    covered = 0
+    for trial in range(200):
+        b = (rng.random(400) < 0.6).astype(float)
+        a = b * (rng.random(400) < 0.9)  # nine in ten of what b has
+        ratio, (low, high) = paired_ratio(a, b, resamples=400, seed=trial)
+        assert ratio == a.sum() / b.sum()
+        covered += low <= 0.9 <= high
+    assert covered >= 180
+    assert paired_ratio(0.5 * b, b) == (0.5, (0.5, 0.5))
+    with pytest.raises(ValueError, match="mean is zero"):
+        paired_ratio(b, np.zeros(400))
 
 
 def test_a_paired_bootstrap_of_equal_scores_is_zero():
