@@ -11,7 +11,7 @@ three seeds. Variants, of the same networks and data:
     stage 2    alignment with the teacher's similarities, without stage 1
     both       stage 1, then stage 2
     english    both, but the text tower reads English only; the image tower starts from the same stage 1
-    none and stage 2 take as many steps of alignment as "both" takes of all kinds for pictures.
+    none and stage 2 take as many steps of alignment as "both" takes on pictures.
 
 Rows: R@1 and R@10 of text to image and image to text in each language, English to Chinese text, zero-shot classes. Of
 the first student with both stages, int8 on every runtime that runs here, and whether TensorRT-RTX builds its towers.
@@ -43,7 +43,7 @@ ABLATION = ("none", "stage 2", "english")
 VARIANTS = ("stage 1", "both", *ABLATION)
 GPU = "rtx-4070"  # whose engines are built here
 NO_TEXTS, NO_PICTURES = ["data.texts=[]", "data.composed=0"], ["data.pictures=[]"]
-NO_STAGES = {"image_features": 0, "text_features": 0, "alignment": 0}
+STAGES = ("text_pretraining", "image_features", "text_features", "alignment")
 COMPARISONS = [("both", "teacher"), ("both", "stage 1"), ("both", "none"), ("stage 2", "none"), ("both", "english")]
 Scores = dict[str, np.ndarray]  # measure -> per concept
 
@@ -73,10 +73,6 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def steps(values: Mapping[str, int]) -> list[str]:
-    return [f"stages.{stage}.steps={count}" for stage, count in values.items()]
-
-
 def run(arguments: argparse.Namespace, name: str, overrides: list[str]) -> Path:
     """A finished run's bundle."""
     return train(arguments.recipe, arguments.work, name, [*arguments.set, *overrides]) / "bundle"
@@ -84,16 +80,33 @@ def run(arguments: argparse.Namespace, name: str, overrides: list[str]) -> Path:
 
 def teacher_bundle(arguments: argparse.Namespace, fold: int) -> Path:
     """It has untrained students beside the teacher's heads."""
-    return run(arguments, f"teacher fold {fold}", [f"data.fold={fold}", *NO_TEXTS, *NO_PICTURES, *steps(NO_STAGES)])
+    return run(arguments, f"teacher fold {fold}", [f"data.fold={fold}", *NO_TEXTS, *NO_PICTURES, *only_stages()])
+
+
+def only_stages(*kept: str, **changed: int) -> list[str]:
+    """Overrides: the student's stages are those that are kept or changed. What the recipe says of the others makes no
+    other run."""
+    left_out = [name for name in STAGES if name not in (*kept, *changed)]
+    nothing = [f"stages.{name}={{steps: 0, optimizer: {{lr: 1.0}}}}" for name in left_out]
+    return [*nothing, *(f"stages.{name}.steps={count}" for name, count in changed.items())]
 
 
 def tower(arguments: argparse.Namespace, side: str, fold: int, seed: int) -> list[str]:
-    """A tower after stage 1, "image", "text" or "english" (a text tower that read nothing else), as an override."""
-    stage, graph = ("image_features", "image") if side == "image" else ("text_features", "text")
-    others = steps({name: 0 for name in NO_STAGES if name != stage})
-    changed = {"image": NO_TEXTS, "text": NO_PICTURES, "english": [*NO_PICTURES, "student.languages=[en]"]}[side]
-    bundle = run(arguments, f"{side} fold {fold} seed {seed}", [*place(arguments, fold, seed), *others, *changed])
-    return [f"student.{graph}.weights={bundle / f'weights/{graph}.safetensors'}"]
+    """A tower after stage 1, "image", "text" or "english" (a text tower that read nothing else), as an override. What
+    is learned from text alone is the same in every fold, and is learned once."""
+    if side == "image":
+        overrides = [*only_stages("image_features"), *NO_TEXTS]
+        return [trained(arguments, f"image fold {fold}", fold, seed, "image", overrides)]
+    reads = [*NO_PICTURES, *(["student.languages=[en]"] if side == "english" else [])]
+    first = trained(arguments, f"{side} pretraining", 0, seed, "text", [*only_stages("text_pretraining"), *reads])
+    overrides = [*only_stages("text_features"), *reads, first]
+    return [trained(arguments, f"{side} fold {fold}", fold, seed, "text", overrides)]
+
+
+def trained(arguments: argparse.Namespace, label: str, fold: int, seed: int, graph: str, overrides: list[str]) -> str:
+    """A trained graph's weights, as an override for a run that starts from them."""
+    bundle = run(arguments, f"{label} seed {seed}", [*place(arguments, fold, seed), *overrides])
+    return f"student.{graph}.weights={bundle / f'weights/{graph}.safetensors'}"
 
 
 def place(arguments: argparse.Namespace, fold: int, seed: int) -> list[str]:
@@ -107,14 +120,13 @@ def student_bundle(arguments: argparse.Namespace, variant: str, fold: int, seed:
     from compressor.recipe import load_recipe
 
     stages = load_recipe(arguments.recipe, arguments.set).stages
-    second = steps(NO_STAGES | {"alignment": stages.alignment.steps})
-    alone = steps(NO_STAGES | {"alignment": stages.image_features.steps + stages.alignment.steps})
+    alone = only_stages(alignment=stages.image_features.steps + stages.alignment.steps)
     changed = {
-        "stage 1": steps(NO_STAGES),
+        "stage 1": only_stages(),
         "none": [*alone, "stages.alignment.distil=0"],
         "stage 2": alone,
-        "both": second,
-        "english": [*second, "student.languages=[en]"],
+        "both": only_stages("alignment"),
+        "english": [*only_stages("alignment"), "student.languages=[en]"],
     }[variant]
     towers = {"stage 1": ("image", "text"), "both": ("image", "text"), "english": ("image", "english")}
     starts = [override for side in towers.get(variant, ()) for override in tower(arguments, side, fold, seed)]

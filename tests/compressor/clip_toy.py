@@ -133,6 +133,8 @@ def toy_overrides(root: Path) -> list[str]:
         "student.text.length=12",
         "student.text.token_width=32",
         "student.text.width=16",
+        "stages.text_pretraining.steps=4",
+        "stages.text_pretraining.batch=16",
         "stages.image_features.steps=4",
         "stages.image_features.batch=16",
         "stages.text_features.steps=6",

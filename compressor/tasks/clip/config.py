@@ -127,6 +127,14 @@ class FeatureStageConfig(StageConfig):
     composed_share: float = Field(default=0.5, ge=0, le=1, description="of that rest, where data.composed is not 0")
 
 
+class PretrainingStageConfig(FeatureStageConfig):
+    """Stage 1 from text without pictures alone, features only: no fold changes what it learns. Left out where there is
+    no such text."""
+
+    embedding: float = 0.0
+    captions_share: float = 0.0
+
+
 class AlignmentStageConfig(StageConfig):
     """Stage 2: InfoNCE between pictures and captions of each language. `distil`: weight of the KL to the teacher's
     similarities across the two sides; 0: captions and pictures only, as the paper has it."""
@@ -142,6 +150,7 @@ class StagesConfig(Section):
 
     teacher: TeacherStageConfig = TeacherStageConfig(steps=0, optimizer=OptimizerConfig(lr=1e-3))
     targets: TargetsStageConfig = TargetsStageConfig()
+    text_pretraining: PretrainingStageConfig = PretrainingStageConfig(steps=0, optimizer=OptimizerConfig(lr=4e-3))
     image_features: FeatureStageConfig
     text_features: FeatureStageConfig
     alignment: AlignmentStageConfig

@@ -156,6 +156,8 @@ class _FeatureStage(_ClipStage):
 
 
 class ImageFeatureStage(_FeatureStage):
+    """`pictures_share` of a batch have no captions and show nothing that is held out, as far as their names tell."""
+
     name = "image_features"
 
     def __init__(self, task: Task) -> None:
@@ -180,12 +182,11 @@ class ImageFeatureStage(_FeatureStage):
 
 
 class TextFeatureStage(_FeatureStage):
-    """Reads text without pictures too: `captions_share` of a batch are captions and labels of the training things."""
+    """Reads text without pictures too: `captions_share` of a batch are captions and labels of the training things.
+    `name` is also that of its settings: "text_features", or "text_pretraining", which no fold changes."""
 
-    name = "text_features"
-
-    def __init__(self, task: Task) -> None:
-        self.settings = task.config.stages.text_features
+    def __init__(self, task: Task, name: str = "text_features") -> None:
+        self.name, self.settings = name, getattr(task.config.stages, name)
         super().__init__(task)
         self.module = self.adapted(task.text_tower, task.teacher.text_width)
 

@@ -165,6 +165,8 @@ class Task(BaseTask):
         stages = self.config.stages
         chosen: list[Stage] = [TeacherStage(self)] if stages.teacher.steps else []
         chosen.append(TargetsStage(self))
+        if stages.text_pretraining.steps and any(self.corpus.values()):
+            chosen.append(TextFeatureStage(self, "text_pretraining"))
         chosen += [ImageFeatureStage(self)] if stages.image_features.steps else []
         chosen += [TextFeatureStage(self)] if stages.text_features.steps else []
         chosen += [AlignmentStage(self)] if stages.alignment.steps else []
