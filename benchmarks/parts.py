@@ -50,7 +50,9 @@ class Parts:
 
 
 def packed(right: np.ndarray) -> str:
-    """(n,) of 0 and 1 as a string of as many digits."""
+    """(n,) of 0 and 1 as a string of as many digits. Raises ValueError for other values."""
+    if not np.isin(right, (0, 1)).all():
+        raise ValueError("only 0 and 1 are kept as digits")
     return "".join(str(int(value)) for value in right)
 
 

@@ -26,5 +26,7 @@ def test_a_part_is_measured_once_and_again_under_other_settings(
     kept = Parts("toy", "recipe a").get("both fold 0, seed 1", measure, 8)
     assert first == kept and calls == [7]
     assert unpacked(kept["right"]).tolist() == [1.0, 0.0, 1.0]
+    with pytest.raises(ValueError, match="only 0 and 1"):
+        packed(np.array([0.5]))
     assert [path.name for path in (tmp_path / "parts/toy").iterdir()] == ["both-fold-0-seed-1.json"]
     assert Parts("toy", "recipe b").get("both fold 0, seed 1", measure, 8)["value"] == 8

@@ -84,7 +84,10 @@ class CaptionDataset:
         return ", ".join([label, *(tag for tag in self.tags(index, language) if tag.lower() != label.lower())])
 
     def without(self, words: Collection[str]) -> np.ndarray:
-        """Things whose English label has none of these content words (see words.py)."""
+        """Things whose English label has none of these content words (see words.py). Raises RequestError where there is
+        no English."""
+        if "en" not in self.languages:
+            raise RequestError(f"{self.name}: has no English captions, which tell what shows a held-out thing")
         chosen = [content_words(self.label(index, "en")).isdisjoint(words) for index in range(len(self))]
         return np.flatnonzero(chosen)
 

@@ -123,7 +123,7 @@ PACKAGES = (
         "1.2.2",
         "80070c7b0fb41ed5198ecadb9145984d2221b975bb9e0f52f563beb241d549cb",
         "MIT",
-        "https://www.npmjs.com/package/@iconify-json/marketeq",
+        "https://icon-sets.iconify.design/marketeq/",
         "Marketeq",
     ),
     icons_package(
@@ -171,7 +171,7 @@ def build(directory: Path, archives: Mapping[str, Path], progress: Progress) -> 
 
 source = Source(
     name="color-icons",
-    summary="some 11,000 coloured icons without captions: fourteen free sets",
+    summary="some 12,000 coloured icons without captions: fourteen free sets",
     packages=PACKAGES,
     build=build,
 )

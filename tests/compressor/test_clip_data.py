@@ -110,6 +110,9 @@ def test_pictures_whose_caption_shares_a_word_are_left_out(tmp_path: Path, monke
     monkeypatch.setenv("EDGE_COMPRESSOR_CACHE", str(tmp_path / "cache"))
     pictures = load_captions(write_unnamed(tmp_path / "pictures"), picture_px=40)
     kept = {pictures.label(int(index), "en") for index in pictures.without({"disc", "bar"})}
+    pictures.languages = ("zh",)
+    with pytest.raises(RequestError, match="no English captions"):
+        pictures.without({"disc"})
     assert kept == {f"gadget {number}" for number in range(1, 10)}
 
 

@@ -131,8 +131,8 @@ class PretrainingStageConfig(FeatureStageConfig):
     """Stage 1 from text without pictures alone, features only: no fold changes what it learns. Left out where there is
     no such text."""
 
-    embedding: float = 0.0
-    captions_share: float = 0.0
+    embedding: float = Field(default=0.0, ge=0)
+    captions_share: float = Field(default=0.0, ge=0, le=1)
 
 
 class AlignmentStageConfig(StageConfig):

@@ -187,20 +187,21 @@ class TextFeatureStage(_FeatureStage):
 
     def __init__(self, task: Task, name: str = "text_features") -> None:
         self.name, self.settings = name, getattr(task.config.stages, name)
+        alone = name == "text_pretraining"  # which languages without such text have no part in
+        self.languages = [code for code in task.config.student.languages if task.corpus[code] or not alone]
         super().__init__(task)
         self.module = self.adapted(task.text_tower, task.teacher.text_width)
 
     def batch(self, step: int, rng: np.random.Generator) -> dict[str, Any]:
         task, settings = self.task, self.settings
-        languages = task.config.student.languages
         composed = settings.composed_share if task.config.data.composed else 0.0
-        corpus = 1 - settings.captions_share if len(task.texts[languages[0], "corpus"].ids) else 0.0
-        shares = {"corpus": corpus * (1 - composed), "composed": corpus * composed}
-        shares |= {kind: (1 - corpus) / 2 for kind in ("caption", "label")}
         parts = []
-        for language in languages:
+        for language in self.languages:
+            corpus = 1 - settings.captions_share if task.corpus[language] else 0.0
+            shares = {"corpus": corpus * (1 - composed), "composed": corpus * composed}
+            shares |= {kind: (1 - corpus) / 2 for kind in ("caption", "label")}
             for kind, share in shares.items():
-                count = round(settings.batch * share / len(languages))
+                count = round(settings.batch * share / len(self.languages))
                 texts = task.texts[language, kind]
                 own = self.own if kind in ("caption", "label") else np.arange(len(texts.ids))
                 parts += [(texts, rng.choice(own, count))] if count else []

@@ -165,7 +165,7 @@ class Task(BaseTask):
         stages = self.config.stages
         chosen: list[Stage] = [TeacherStage(self)] if stages.teacher.steps else []
         chosen.append(TargetsStage(self))
-        if stages.text_pretraining.steps and any(self.corpus.values()):
+        if stages.text_pretraining.steps and any(self.corpus[code] for code in self.config.student.languages):
             chosen.append(TextFeatureStage(self, "text_pretraining"))
         chosen += [ImageFeatureStage(self)] if stages.image_features.steps else []
         chosen += [TextFeatureStage(self)] if stages.text_features.steps else []
