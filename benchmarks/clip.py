@@ -11,14 +11,14 @@ three seeds. Variants, of the same networks and data:
     stage 2    alignment with the teacher's similarities, without stage 1
     both       stage 1, then stage 2
     english    both, but the text tower reads English only; the image tower starts from the same stage 1
-    none and stage 2 take as many steps of alignment as "both" takes on pictures.
+    none and stage 2 take ALONE steps of alignment: validation R@10 has long stopped rising by then.
 
 Rows: R@1 and R@10 of text to image and image to text in each language, English to Chinese text, zero-shot classes. Of
 the first student with both stages, int8 on every runtime that runs here, and whether TensorRT-RTX builds its towers.
 Intervals are percentile bootstraps over concepts of the mean over seeds; differences are paired by concept. Trainings
 run on one thread, so that two of these programs, with other --folds, may run side by side: runs/clip-stages. What each
-student did is kept (benchmarks/parts.py); benchmarks/results/clip.json is made of that. `--ablation-folds` says in
-which folds none, stage 2 and english are trained, `--seed-folds` in which all seeds are.
+student did is kept (benchmarks/parts.py); benchmarks/results/clip.json is made of that. `--ablation-folds` and
+`--ablation-seeds` say where none, stage 2 and english are trained, `--seed-folds` in which folds all seeds are.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ from benchmarks.writing import RESULTS, write_rows
 
 ABLATION = ("none", "stage 2", "english")
 VARIANTS = ("stage 1", "both", *ABLATION)
+ALONE = 1000
 GPU = "rtx-4070"  # whose engines are built here
-NO_TEXTS, NO_PICTURES = ["data.texts=[]", "data.composed=0"], ["data.pictures=[]"]
+NO_TEXTS = ["data.texts=[]", "data.composed=0", "student.text={}"]  # no run without text is another by its settings
+NO_PICTURES = ["data.pictures=[]"]
 STAGES = ("text_pretraining", "image_features", "text_features", "alignment")
 COMPARISONS = [("both", "teacher"), ("both", "stage 1"), ("both", "none"), ("stage 2", "none"), ("both", "english")]
 Scores = dict[str, np.ndarray]  # measure -> per concept
@@ -55,6 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=ROOT / "runs/clip-stages")
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--ablation-folds", type=int, nargs="*", default=[0])
+    parser.add_argument("--ablation-seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--seed-folds",
@@ -117,10 +120,7 @@ def place(arguments: argparse.Namespace, fold: int, seed: int) -> list[str]:
 
 def student_bundle(arguments: argparse.Namespace, variant: str, fold: int, seed: int) -> Path:
     """A trained student, and before it all that it starts from."""
-    from compressor.recipe import load_recipe
-
-    stages = load_recipe(arguments.recipe, arguments.set).stages
-    alone = only_stages(alignment=stages.image_features.steps + stages.alignment.steps)
+    alone = only_stages(alignment=ALONE)
     changed = {
         "stage 1": only_stages(),
         "none": [*alone, "stages.alignment.distil=0"],
@@ -143,7 +143,7 @@ def wanted(arguments: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
     for fold, seed in places:
         yield from ((variant, fold, seed) for variant in ("stage 1", "both") if variant in arguments.only)
     for fold, seed in places:
-        if fold in arguments.ablation_folds:
+        if fold in arguments.ablation_folds and seed in arguments.ablation_seeds:
             yield from ((variant, fold, seed) for variant in ABLATION if variant in arguments.only)
 
 
@@ -254,13 +254,27 @@ def all_rows(table: dict[str, dict[tuple[int, int], Scores]], costs: Mapping[str
     for first, second in COMPARISONS:
         if first not in table or second not in table:
             continue
-        folds = sorted({fold for fold, _ in table[first]} & {fold for fold, _ in table[second]})
+        shared = common_runs(table[first], table[second], by_fold=second == "teacher")
+        folds = sorted({fold for fold, _ in shared[0]})
         for measure in next(iter(table[second].values())):
-            a, b = (by_concept(table[name], measure, folds) for name in (first, second))
+            a, b = (by_concept(own, measure, folds) for own in shared)
             rows.append(row(f"{first} minus {second}", measure, a, *paired_bootstrap(a, b), folds))
             if second == "teacher" and b.any():
                 rows.append(row(f"{first} / {second}", measure, a, *paired_ratio(a, b), folds))
     return rows
+
+
+def common_runs(
+    first: Mapping[tuple[int, int], Scores], second: Mapping[tuple[int, int], Scores], by_fold: bool
+) -> tuple[dict[tuple[int, int], Scores], dict[tuple[int, int], Scores]]:
+    """The runs of two variants that the other has too: of the same fold, and unless `by_fold` of the same seed."""
+
+    def place(run: tuple[int, int]) -> tuple[int, ...]:
+        return run[:1] if by_fold else run
+
+    both = {place(run) for run in first} & {place(run) for run in second}
+    a, b = ({run: scores for run, scores in own.items() if place(run) in both} for own in (first, second))
+    return a, b
 
 
 def row(

@@ -132,16 +132,27 @@ def test_wordnet_s_synsets_give_their_words_and_their_definition() -> None:
     assert list(synsets("\n".join(lines))) == found
 
 
-def test_texts_of_one_language_are_read_beside_pairs_and_composed_within_their_language(tmp_path: Path) -> None:
+def test_texts_of_one_language_are_read_beside_pairs(tmp_path: Path) -> None:
     paths = []
     for number, pairs in enumerate([[["cat", "猫"], ["dog", "狗"]], [["a canine", ""], ["feline", ""], ["x", ""]]]):
         paths.append(str(tmp_path / f"{number}.json"))
         Path(paths[-1]).write_text(json.dumps(pairs), encoding="utf-8")
     assert len(read_texts(paths, limit=2)) == 4  # of each source
-    composed = compose(["cat", "dog"], 50)
-    assert len(composed) == 50 and {part for text in composed for part in text.split(", ")} == {"cat", "dog"}
-    assert all(2 <= text.count(", ") + 1 <= 12 for text in composed)
-    assert compose([], 50) == []
+
+
+def test_composed_texts_are_a_short_text_and_some_of_those_that_mean_the_like() -> None:
+    """Two groups of directions: no text has parts of both while a group has as many as are looked for."""
+    rng = np.random.default_rng(0)
+    texts = [f"{group} {number}" for group in ("cat", "dog") for number in range(60)] + ["a definition, " * 3]
+    features = np.repeat([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]], [60, 60, 1], axis=0) + rng.normal(0, 0.05, (121, 2))
+    rows = np.concatenate([part["rows"] for part in compose(texts, features, 700)])
+    counts = (rows >= 0).sum(1)
+    assert rows.shape == (700, 12) and counts.min() == 2 and counts.max() == 12 and rows.max() < 120
+    assert np.array_equal(rows, np.concatenate([part["rows"] for part in compose(texts, features, 700)]))
+    for row, count in zip(rows, counts, strict=True):
+        own = row[:count]
+        assert (row[count:] == -1).all() and len(set(own)) == count and len(set(own // 60)) == 1
+    assert [*compose([], np.zeros((0, 2)), 50)] == []
 
 
 def test_catalogues_and_the_dictionary_give_pairs() -> None:
@@ -162,3 +173,35 @@ def test_catalogues_and_the_dictionary_give_pairs() -> None:
     assert list(messages(content)) == [("Open", "打开")]
     entry = '["貓","猫","mao1","cat; (coll.) a cat person; CL:隻|只[zhi1]",[],[]]'
     assert list(dictionary(f'export default {{"all":[{entry}]}}'.encode())) == [("cat", "猫"), ("a cat person", "猫")]
+
+
+def test_icons_are_captioned_by_their_names_and_tags() -> None:
+    """Each set has a form of its own; a name or tag that is the label is not said twice."""
+    from compressor.data import icon_tags
+
+    sets = {package.name: read for package, _, read in icon_tags.SETS}
+    found = {
+        "lucide-static": {"a-cat": ["pet", "a cat"]},
+        "@tabler/icons": {
+            "a-cat": {"category": "Animals", "tags": ["pet", 9]},
+            "brand-x": {"category": "Brand", "tags": []},
+        },
+        "ionicons": {"icons": [{"name": "a-cat", "tags": ["cat"]}]},
+        "@fortawesome/fontawesome-free": {
+            "cat": {"svgs": {"classic": ["solid"]}, "search": {"terms": ["pet"]}, "aliases": {"names": ["kitty"]}},
+            "x": {"svgs": {"classic": ["brands"]}, "search": {"terms": []}},
+        },
+        "@mdi/svg": [{"name": "cat", "aliases": []}],
+    }
+    expected = {
+        "lucide-static": ["a cat", "a cat, pet"],
+        "@tabler/icons": ["a cat", "a cat, 9, pet"],
+        "ionicons": ["a cat", "a cat, cat"],
+        "@fortawesome/fontawesome-free": ["cat", "cat, kitty, pet"],
+        "@mdi/svg": ["cat"],
+    }
+    for name, content in found.items():
+        texts = [text for icon, tags in sets[name](content) for text in icon_tags.captions(icon, tags)]
+        assert texts == expected[name], name
+    (longest,) = set(icon_tags.captions("a", [f"tag {number:03}" for number in range(90)])) - {"a"}
+    assert len(longest) <= 160

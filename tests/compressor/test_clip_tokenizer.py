@@ -73,9 +73,18 @@ def test_a_batch_is_padded_and_cut_and_an_empty_text_has_a_token(path: Path) -> 
     tokenizer = Tokenizer(path)
     batch = tokenizer.batch(["A red", "", "x" * 90], 8)
     assert batch["ids"].dtype == np.int32 and batch["ids"].shape == (3, 8)
-    first = tokenizer.encode("a red")
+    first = tokenizer.encode(" a red")
     assert batch["ids"][0].tolist() == first + [tokenizer.pad] * (8 - len(first))
     assert batch["mask"].sum(1).tolist() == [len(first), 1, 8]
+
+
+def test_a_first_word_is_the_word_that_it_is_elsewhere(path: Path) -> None:
+    tokenizer = Tokenizer(path)
+    ids = tokenizer.batch(["Red", "a red", "红", "-red"], 8)["ids"]
+    red = tokenizer.encode(" red")
+    assert ids[0][: len(red)].tolist() == red and ids[1][1 : 1 + len(red)].tolist() == red
+    for row, text in ((2, "红"), (3, "-red")):
+        assert ids[row][: len(tokenizer.encode(text))].tolist() == tokenizer.encode(text)
 
 
 def test_half_a_surrogate_pair_is_read_as_the_replacement_character(path: Path) -> None:

@@ -194,9 +194,9 @@ class TextFeatureStage(_FeatureStage):
 
     def batch(self, step: int, rng: np.random.Generator) -> dict[str, Any]:
         task, settings = self.task, self.settings
-        composed = settings.composed_share if task.config.data.composed else 0.0
         parts = []
         for language in self.languages:
+            composed = settings.composed_share if len(task.texts[language, "composed"].ids) else 0.0
             corpus = 1 - settings.captions_share if task.corpus[language] else 0.0
             shares = {"corpus": corpus * (1 - composed), "composed": corpus * composed}
             shares |= {kind: (1 - corpus) / 2 for kind in ("caption", "label")}

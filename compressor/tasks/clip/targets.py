@@ -20,6 +20,7 @@ from compressor.data.bilingual_text import TEXTS
 from compressor.data.captions import CaptionDataset
 from compressor.recipe import canonical_hash
 from compressor.tasks.clip import views
+from compressor.tasks.clip.metrics import unit_rows
 from compressor.tasks.clip.pictures import resize
 from compressor.tasks.clip.teacher import Teacher, in_chunks, through_head
 from compressor.tasks.clip.tokenizer import Tokenizer
@@ -39,7 +40,10 @@ REVISION = 1  # of the features: part of the cache's key
 CHUNK = 64
 PART = 4096  # texts between two writes
 COMPOSE_SEED = 0  # one for all recipes, so that all share what the teacher says about them
-TOKENIZER_TEXTS = 60000  # are enough to learn merges from
+COMPOSE_MOST = 12  # texts in one that is composed
+PIECE = 24  # characters of such a text, at most
+POOL, NEAR = 40000, 48  # texts that are composed of, and of how many that are nearest to the first the others are
+TOKENIZER_TEXTS = 400_000  # are enough to learn merges from
 
 
 @dataclass(frozen=True)
@@ -133,12 +137,40 @@ def read_texts(sources: Sequence[str], limit: int) -> list[tuple[str, str]]:
     return pairs
 
 
-def compose(texts: Sequence[str], count: int) -> list[str]:
-    """`count` texts of 2 to 12 of these each, joined as a caption joins its label and tags: a dictionary has single
-    words only, and a student that reads nothing else reads captions badly."""
+def compose(texts: Sequence[str], features: np.ndarray, count: int) -> Iterator[dict[str, np.ndarray]]:
+    """`count` texts of 2 to 12 of these each, as a caption is a label and its tags: one of the short ones, then others
+    of NEAR whose features (texts, width) are nearest. A dictionary has single words only, and a student that reads
+    nothing else reads captions badly. Gives {"rows": (n, 12) int32, -1 where there are fewer}, some at a time."""
     rng = np.random.default_rng(entropy(COMPOSE_SEED, "clip-compose"))
-    chosen = [rng.integers(0, len(texts), parts) for parts in rng.integers(2, 13, count if texts else 0)]
-    return [", ".join(texts[i] for i in own) for own in chosen]
+    short = np.array([i for i, text in enumerate(texts) if len(text) <= PIECE], np.int32)
+    pool = np.sort(rng.permutation(short)[:POOL])
+    if not len(pool):
+        return
+    directions = unit_rows(np.asarray(features[pool], np.float32))
+    near = min(NEAR, len(pool))
+    for anchors in np.array_split(rng.integers(0, len(pool), count), max(count // 512, 1)):
+        similarities = directions[anchors] @ directions.T
+        similarities[np.arange(len(anchors)), anchors] = 2.0
+        nearest = np.argpartition(-similarities, near - 1, axis=1)[:, :near]
+        rows = np.full((len(anchors), COMPOSE_MOST), -1, np.int32)
+        for row, anchor, others in zip(rows, anchors, nearest, strict=True):
+            tags = rng.permutation(others[others != anchor])[: rng.integers(1, COMPOSE_MOST)]
+            row[: 1 + len(tags)] = pool[[anchor, *tags]]
+        yield {"rows": rows}
+
+
+def composed_texts(
+    texts: Sequence[str], features: np.ndarray, count: int, teacher: Teacher, cache: TeacherCache
+) -> list[str]:
+    """What `compose` chose, from the cache or chosen now: the first text, and the others in order of the alphabet.
+    None where no text is short."""
+    key = {"kind": "clip-composed", "revision": REVISION, "texts": canonical_hash(list(texts)), "count": count}
+    key |= {"teacher": _text_key(teacher)}
+    if not count or all(len(text) > PIECE for text in texts):
+        return []
+    rows = cache.get(key, lambda: compose(texts, features, count))["rows"]
+    chosen = [[texts[i] for i in row if i >= 0] for row in rows]
+    return [", ".join([own[0], *sorted(own[1:])]) for own in chosen]
 
 
 def make_tokenizer(config: ClipConfig, texts: Sequence[str], cache: TeacherCache, path: Path) -> Tokenizer:
@@ -160,9 +192,11 @@ def make_tokenizer(config: ClipConfig, texts: Sequence[str], cache: TeacherCache
 
 
 def text_targets(
-    texts: Sequence[str], tokenizer: Tokenizer, length: int, teacher: Teacher, cache: TeacherCache, device: torch.device
+    tokenizer: Tokenizer, length: int, teacher: Teacher, cache: TeacherCache, device: torch.device, texts: Sequence[str]
 ) -> Texts:
     """Texts as tokens with the teacher's features. Both are kept; no more than PART of them is in memory meanwhile."""
+    if not texts:
+        return Texts(*(np.zeros((0, 1)) for _ in range(3)))
     digest = canonical_hash(list(texts))
     vocabulary = canonical_hash(sorted(tokenizer.ids))
 

@@ -7,7 +7,7 @@ by prompts. Stage 1 distils each tower's features, stage 2 aligns them on pairs.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -27,7 +27,7 @@ from compressor.tasks.clip.config import ClipConfig
 from compressor.tasks.clip.metrics import ranks, recalls, unit_rows
 from compressor.tasks.clip.stages import AlignmentStage, ImageFeatureStage, TeacherStage, TextFeatureStage, tokens_of
 from compressor.tasks.clip.students import TextTower, build_image_tower
-from compressor.tasks.clip.targets import PictureBank, Texts, compose, make_tokenizer, read_texts, text_targets
+from compressor.tasks.clip.targets import PictureBank, Texts, composed_texts, make_tokenizer, read_texts, text_targets
 from compressor.tasks.clip.teacher import AssembledTeacher, Teacher, build_teacher, in_chunks, load_module, through_head
 from profiles.errors import RequestError
 from targets.glue import evenly_spread
@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 class Task(BaseTask):
     """Pairs, teacher, student, stages and metric.
 
-    data, split: things with pictures and captions, and their parts. corpus: texts without pictures by language,
-    composed: texts of several of those. bank: pictures with views and the teacher's features, texts: captions, labels,
-    corpus and composed of each language as tokens with the teacher's features, text_targets: the teacher's embeddings
-    of captions and labels; all three once `load_targets` was called. more_banks: pictures without captions, and
-    more_things: which of them have a name that no held-out thing's label shares a word with.
+    data, split: things with pictures and captions, and their parts. corpus: texts without pictures by language. bank:
+    pictures with views and the teacher's features, texts: captions, labels, corpus and texts composed of it, of each
+    language as tokens with the teacher's features, text_targets: the teacher's embeddings of captions and labels; all
+    three once `load_targets` was called. more_banks: pictures without captions, and more_things: which of them have a
+    name that no held-out thing's label shares a word with.
     """
 
     Config: ClassVar[type[ClipConfig]] = ClipConfig
@@ -61,7 +61,6 @@ class Task(BaseTask):
         self.data.vendor([0], self.vendor)  # an unknown one is refused now, not after training
         pairs = read_texts(config.data.texts, config.data.texts_limit)
         self.corpus = {code: [pair[side] for pair in pairs if pair[side]] for side, code in enumerate(("en", "zh"))}
-        self.composed = {code: compose(own, config.data.composed) for code, own in self.corpus.items()}
         seed_globally(config.seed, "teacher")
         self.teacher: Teacher = build_teacher(config)
         self.bank = PictureBank(config, self.data, self.teacher, context.cache)
@@ -139,20 +138,18 @@ class Task(BaseTask):
             for bank in (self.bank, *self.more_banks):
                 bank.load(context.device)
             length = self.config.student.text.length
+            read = functools.partial(text_targets, self.tokenizer, length, self.teacher, context.cache, context.device)
             for code in self.data.languages:
-                kinds: dict[str, Sequence[str]] = {
-                    "caption": [self.data.caption(i, code) for i in range(len(self.data))],
-                    "label": [self.data.label(i, code) for i in range(len(self.data))],
-                    "corpus": self.corpus[code],
-                    "composed": self.composed[code],
+                corpus = read(self.corpus[code])
+                composed = composed_texts(
+                    self.corpus[code], corpus.features, self.config.data.composed, self.teacher, context.cache
+                )
+                self.texts |= {
+                    (code, "caption"): read([self.data.caption(i, code) for i in range(len(self.data))]),
+                    (code, "label"): read([self.data.label(i, code) for i in range(len(self.data))]),
+                    (code, "corpus"): corpus,
+                    (code, "composed"): read(composed),
                 }
-                for kind, texts in kinds.items():
-                    if texts:
-                        self.texts[code, kind] = text_targets(
-                            texts, self.tokenizer, length, self.teacher, context.cache, context.device
-                        )
-                    else:
-                        self.texts[code, kind] = Texts(*(np.zeros((0, 1)) for _ in range(3)))
         for bank in (self.bank, *self.more_banks):
             bank.embed(self.teacher.image_head)
         self.text_targets = {

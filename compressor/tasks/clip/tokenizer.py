@@ -25,6 +25,13 @@ WORDS = r" ?[A-Za-z]+|[\u4e00-\u9fff]+|[0-9]|[^A-Za-z0-9\u4e00-\u9fff]"
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+def prepared(text: str) -> str:
+    """What a tower reads of a text: lower case, and a space before a first word, so that it is the word that it is
+    elsewhere; of an empty text a line break."""
+    text = text.lower() or "\n"
+    return f" {text}" if "a" <= text[0] <= "z" else text
+
+
 def byte_letters() -> dict[int, str]:
     """The printable letter that stands for each byte in tokenizer.json, GPT-2's table."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -68,12 +75,12 @@ class Tokenizer:
     def batch(self, texts: Sequence[str], length: int) -> dict[str, np.ndarray]:
         """What the text tower takes: ids (n, length) int32, padded, and mask (n, length) float32, 1 on tokens.
 
-        Letters are made lower case first; what is longer is cut; an empty text is one line break.
+        Texts are `prepared` first; what is longer is cut.
         """
         ids = np.full((len(texts), length), self.pad, np.int32)
         mask = np.zeros((len(texts), length), np.float32)
         for number, text in enumerate(texts):
-            row = self.encode(text.lower() or "\n")[:length]
+            row = self.encode(prepared(text))[:length]
             ids[number, : len(row)], mask[number, : len(row)] = row, 1
         return {"ids": ids, "mask": mask}
 

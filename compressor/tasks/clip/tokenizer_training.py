@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from compressor.tasks.clip.tokenizer import WORDS, Tokenizer
+from compressor.tasks.clip.tokenizer import WORDS, Tokenizer, prepared
 from profiles.errors import require
 from profiles.storage import atomic_file
 
@@ -24,7 +24,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, path: Path) -> Tokeni
         initial_alphabet=sorted(library.pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((text.lower() for text in texts), trainer)
+    tokenizer.train_from_iterator((prepared(text) for text in texts), trainer)
     with atomic_file(path) as temporary:
         temporary.write_text(tokenizer.to_str(), encoding="utf-8")
     return Tokenizer(path)

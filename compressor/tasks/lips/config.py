@@ -38,11 +38,12 @@ class DecoderConfig(Section):
 
 
 class ModelConfig(Section):
-    """One seq2seq model. `channels`, `stack`: of the pictures' front end."""
+    """One seq2seq model. `channels`, `first_stride`, `stack`: of the pictures' front end."""
 
     encoder: EncoderConfig
     decoder: DecoderConfig = DecoderConfig()
     channels: tuple[int, ...] = (16, 32, 64)
+    first_stride: int = Field(default=2, ge=1, description="of the first convolution; that of the others is 2")
     stack: int = Field(default=3, ge=1, description="pictures per step, stacked into channels")
     dropout: float = Field(default=0.1, ge=0, lt=1)
 

@@ -27,14 +27,18 @@ def stack_frames(frames: Tensor, count: int) -> Tensor:
 class VideoFrontEnd(nn.Module):
     """(n, stack, H, W) in 0 to 1 -> (n, dim): strided convolutions, and a linear layer over all places."""
 
-    def __init__(self, stack: int, channels: Sequence[int], dim: int, height_px: int, width_px: int) -> None:
+    def __init__(
+        self, stack: int, channels: Sequence[int], first_stride: int, dim: int, height_px: int, width_px: int
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         before = stack
         for number, after in enumerate(channels):
-            kernel = 5 if number == 0 else 3
-            layers += [nn.Conv2d(before, after, kernel, 2, kernel // 2, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-            before, height_px, width_px = after, (height_px + 1) // 2, (width_px + 1) // 2
+            stride, wider = (2, 1) if number else (first_stride, 3)
+            kernel = stride // 2 * 2 + wider  # odd: the output has a place for every `stride` pixels begun
+            convolution = nn.Conv2d(before, after, kernel, stride, kernel // 2, bias=False)
+            layers += [convolution, nn.BatchNorm2d(after), nn.ReLU()]
+            before, height_px, width_px = after, -(-height_px // stride), -(-width_px // stride)
         self.cnn = nn.Sequential(*layers)
         self.linear = nn.Linear(before * height_px * width_px, dim)
         self.stack = stack

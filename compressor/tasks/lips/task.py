@@ -104,7 +104,9 @@ class Task(BaseTask):
         seed_globally(config.seed, "student")
         height_px, width_px = clips.all_frames.shape[1:]
         student = config.student
-        front_end = VideoFrontEnd(student.stack, student.channels, student.encoder.dim, height_px, width_px)
+        front_end = VideoFrontEnd(
+            student.stack, student.channels, student.first_stride, student.encoder.dim, height_px, width_px
+        )
         self.student = self._build(student, front_end)
         self.student.front_end.to(memory_format=torch.channels_last)
 
