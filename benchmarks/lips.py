@@ -147,7 +147,8 @@ def parse_arguments() -> argparse.Namespace:
 def teacher(arguments: argparse.Namespace, language: str) -> Path:
     """The recogniser's weights as one file. Its run trains no reader and exports one that has learned nothing."""
     overrides = [*arguments.set, *LANGUAGES[language], f"stages.teacher.steps={arguments.teacher_steps}"]
-    run_dir = train(arguments.recipe, arguments.work, f"teacher {language}", [*overrides, "stages.distill.steps=0"])
+    no_reader = ["stages.distill.steps=0", "student={encoder: {kind: causal}}"]  # whatever the recipe's is
+    run_dir = train(arguments.recipe, arguments.work, f"teacher {language}", [*overrides, *no_reader])
     return teacher_weights(run_dir)
 
 

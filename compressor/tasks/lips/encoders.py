@@ -15,12 +15,12 @@ from torch.nn import functional
 AUDIO_STRIDE = 3  # 100 log-mel rows a second become 33, against 25 pictures
 
 
-def stack_frames(frames: Tensor, count: int) -> Tensor:
+def stack_frames(frames: Tensor, count: int, black: float = 0.0) -> Tensor:
     """(batch, t, H, W) -> (batch, t, count, H, W): each picture with the `count - 1` before it, black before the first.
 
     In place of a 3D convolution over time: the stacked pictures are the channels of a 2D one, which every runtime has.
     """
-    padded = functional.pad(frames, (0, 0, 0, 0, count - 1, 0))
+    padded = functional.pad(frames, (0, 0, 0, 0, count - 1, 0), value=black)
     return torch.stack([padded[:, k : k + frames.shape[1]] for k in range(count)], dim=2)
 
 
@@ -44,12 +44,17 @@ class VideoFrontEnd(nn.Module):
         self.stack = stack
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return torch.relu(self.linear(self.cnn(pictures - 0.5).flatten(1)))
+        return self._of_centred(pictures - 0.5)
+
+    def _of_centred(self, pictures: Tensor) -> Tensor:
+        return torch.relu(self.linear(self.cnn(pictures).flatten(1)))
 
     def clip(self, frames: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(batch, t, H, W) -> (batch, t, dim), and the mask, which stays."""
-        pictures = stack_frames(frames, self.stack).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return self(pictures).unflatten(0, frames.shape[:2]), mask
+        # centred before they are stacked: a third of the numbers
+        pictures = stack_frames(frames - 0.5, self.stack, black=-0.5).flatten(0, 1)
+        rows = self._of_centred(pictures.contiguous(memory_format=torch.channels_last))
+        return rows.unflatten(0, frames.shape[:2]), mask
 
 
 class AudioFrontEnd(nn.Module):
