@@ -337,11 +337,23 @@ def speed_row(bundle: Path, runtime: str, work: Path, clips: int = 30) -> dict[s
 # --- all ---
 
 
+def languages_of(only: Sequence[str]) -> set[str]:
+    """Those whose teacher these parts need."""
+    if "teachers" in only:
+        return set(LANGUAGES)
+    readers = [name for part in only for name in PART_VARIANTS.get(part, ["all"])]
+    return {VARIANTS[name].language for name in readers}
+
+
 def collect(arguments: argparse.Namespace, parts: Parts) -> list[dict[str, Any]]:
     """Run what is asked for, a seed of every variant of a part before the next; the rows of all that is asked for."""
     rows: list[dict[str, Any]] = []
     scores: dict[str, Scores] = {}
-    tests = {language: parts.get(f"teacher {language}", heard, arguments, language) for language in LANGUAGES}
+    tests = {
+        language: parts.get(f"teacher {language}", heard, arguments, language)
+        for language in LANGUAGES
+        if language in languages_of(arguments.only)
+    }
     for part in arguments.only:
         if part == "teachers":
             for language, test in tests.items():
