@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,18 +28,23 @@ class Parts:
         self.directory, self.settings = RESULTS / "parts" / name, settings
         self.minutes: dict[str, float] = {}  # of every part that was asked for
 
-    def get(self, label: str, measure: Callable[..., Mapping[str, Any]], *arguments: Any) -> dict[str, Any]:
-        """What `measure(*arguments)` gave: kept, or measured now."""
+    def get(
+        self, label: str, measure: Callable[..., Mapping[str, Any]], *arguments: Any, of: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """What `measure(*arguments)` gave: kept, or measured now. `of`: settings of this part alone, beside all
+        parts'."""
+        from compressor.recipe import canonical_hash
         from profiles.checkout import checkout_commit
         from profiles.host import host_info
         from profiles.storage import read_json, write_json
 
         path = self.directory / f"{re.sub(r'[^a-z0-9-]+', '-', label.lower())}.json"
         part = read_json(path) if path.exists() else None
-        if part is None or part["settings"] != self.settings:
+        settings = canonical_hash([self.settings, *of]) if of else self.settings
+        if part is None or part["settings"] != settings:
             before, commit = spent_here(), checkout_commit()
             found = measure(*arguments)
-            about = {"settings": self.settings, "commit": commit, "host": host_info()["cpu"]}
+            about = {"settings": settings, "commit": commit, "host": host_info()["cpu"]}
             date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             minutes = round((spent_here() - before) / 60, 2)
             part = {"label": label, **about, "date": date, "minutes": minutes, "found": dict(found)}

@@ -1,15 +1,17 @@
 """The sketch retriever over five folds of concepts: teacher, students with and without its help, ablation.
 
     python benchmarks/sketch.py              # many hours on two cores; goes on where it was stopped
-    python benchmarks/sketch.py --folds 0 --seeds 0 --part students
+    python benchmarks/sketch.py --folds 0 --seeds 0 --part students  # some of it, no results file
 
 Every concept is a test query once: in its fold the teacher and all students are trained on the other four, and
-choices (learning rates, steps, the ablation's winner) read the validation part of the first fold only. `distilled` and
-`scratch` have the same initialisation, steps, batches of paired drawings and learning rate; scratch lacks the teacher's
-word on drawings, and so also the drawings without photos, about which only the teacher knows anything. In the
+choices (learning rates, steps, the ablation's winner) read the validation part of fold 0 only. `distilled` and
+`scratch` have the same initialisation, steps, drawings per step and learning rate; scratch lacks the teacher's word on
+drawings, and so also the drawings without photos, about which only the teacher knows anything: all of its batch is
+paired, of the distilled student's 40 %. `distilled, paired only` has scratch's drawings and the teacher's word. In the
 asymmetric gallery even scratch aims at the teacher's embeddings of photos; the symmetric students embed both sides
-themselves. The first fold is repeated with every seed. What every network did is kept (benchmarks/parts.py). Intervals
-are percentile bootstraps over the pooled queries, paired for differences.
+themselves. Fold 0 is repeated with every seed. MACs are those of a whole query: drawing, encoder, search. What every
+network did is kept (benchmarks/parts.py). Intervals are percentile bootstraps over the pooled queries, paired for
+differences.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from benchmarks.sketch_runs import teacher_scores
 from benchmarks.writing import RESULTS, write_rows
 from targets.manifest import place_file
 
-SMALL = ["student.width=1.1", "stages.distill.canvases=[24]", "deploy.canvases=[24]", "deploy.canvas_px=24"]
+SMALL = ["student.width=0.85", "stages.distill.canvases=[24]", "deploy.canvases=[24]", "deploy.canvas_px=24"]
 SYMMETRIC = ["gallery=student", "student.in_channels=3", "stages.distill.loss.info_nce=1"]
 SCRATCH = ["stages.distill.signal=none", "data.more_drawings=[]", "data.drawings=false"]
 NO_DRAWINGS = ["data.more_drawings=[]", "data.drawings=false", "stages.distill.drawings_share=0"]
@@ -52,12 +54,15 @@ STUDENTS = {
     "distilled 1/30": Variant(),
     "scratch 1/30": Variant(SCRATCH),
     "distilled 1/100": Variant(SMALL),
-    "scratch 1/100": Variant([*SMALL, *SCRATCH]),
+    "scratch 1/100": Variant([*SMALL, *SCRATCH], first_fold_only=True),
+    "distilled 1/30, paired only": Variant(NO_DRAWINGS, first_fold_only=True),
     "symmetric distilled 1/30": Variant(SYMMETRIC, first_fold_only=True),
     "symmetric scratch 1/30": Variant([*SYMMETRIC, *SCRATCH], first_fold_only=True),
 }
 LOSS = "stages.distill.loss"
-ABLATION = {
+FOLDS, FIRST_FOLD = range(5), 0
+ABLATION = {  # of the recipe with fewer steps
+    "recipe": [],
     "without drawings": NO_DRAWINGS,
     "without icon sets": ["data.more_drawings=[]"],
     "without relational": [f"{LOSS}.relational=0"],
@@ -70,9 +75,11 @@ ABLATION = {
     "without jitter": ["stages.distill.jitter=0"],
     "pruned teacher": ["student.network=pruned-teacher", "student.macs_ratio=0.3", "student.in_channels=3"],
 }
+ABLATED = "ablation: "
 COMPARISONS = [
     ("distilled 1/30", "scratch 1/30"),
     ("distilled 1/100", "scratch 1/100"),
+    ("distilled 1/30, paired only", "scratch 1/30"),
     ("symmetric distilled 1/30", "symmetric scratch 1/30"),
 ]
 
@@ -86,6 +93,12 @@ class Outcome:
     test: np.ndarray | None
     macs: float
     parameters: int
+    teacher: str  # hash of its teacher's weights
+
+    @classmethod
+    def of(cls, found: dict[str, Any]) -> Outcome:
+        test = unpacked(found["test"]) if "test" in found else None
+        return cls(unpacked(found["validation"]), test, found["macs"], found["parameters"], found["teacher"])
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -93,10 +106,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", default="sketch-full")
     parser.add_argument("--out", type=Path, default=RESULTS / "sketch.json")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/sketch")
-    parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the first fold; others have the first"
-    )
+    parser.add_argument("--folds", type=int, nargs="+", default=list(FOLDS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of fold 0; others have the first")
+    parser.add_argument("--ablation-seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--ablation-steps", type=int, default=1200)
     parser.add_argument(
         "--part", choices=["teachers", "students", "ablation"], nargs="+", default=["students", "ablation"]
     )
@@ -111,7 +124,9 @@ def train_teacher(arguments: argparse.Namespace, fold: int) -> Path:
     recipe: Any = load_recipe(arguments.recipe, arguments.set)
     settings = {"teacher": recipe.teacher, "stages": {"teacher": recipe.stages.teacher}}
     # What belongs to students is the same for every teacher: another student needs no other teacher.
-    fixed = [f"data.fold={fold}", "stages.distill.steps=0", "stages.targets.views=1", "data.more_drawings=[]"]
+    fixed = [f"data.fold={fold}", "stages.distill.steps=0", "stages.targets.views=1"]
+    # Another split of the data is another teacher; further drawings are not: it learns from pairs.
+    fixed += [*(own for own in arguments.set if own.startswith("data.")), "data.more_drawings=[]"]
     kept = [f"{key}={value}" for key, value in flat(settings)]
     key = hashlib.sha256(" ".join([*kept, *fixed]).encode()).hexdigest()[:12]
     path = arguments.work / f"teacher-fold-{fold}-{key}.safetensors"
@@ -136,101 +151,105 @@ def flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{key}", json.dumps(value)
 
 
+def overrides_of(arguments: argparse.Namespace, name: str) -> list[str]:
+    if name in STUDENTS:
+        return STUDENTS[name].overrides
+    return [f"stages.distill.steps={arguments.ablation_steps}", *ABLATION[name.removeprefix(ABLATED)]]
+
+
 def train_student(arguments: argparse.Namespace, teacher: Path, name: str, fold: int, seed: int) -> Path:
-    known = {**{key: value.overrides for key, value in STUDENTS.items()}, **ABLATION}
     fixed = [f"teacher.weights={teacher}", "stages.teacher.steps=0", f"data.fold={fold}", f"seed={seed}"]
-    overrides = [*arguments.set, *fixed, *known[name]]
+    fixed.append("stages.targets.seed=0")  # the teacher says it once for all seeds
+    overrides = [*arguments.set, *fixed, *overrides_of(arguments, name)]
     return train(arguments.recipe, arguments.work, f"{name} fold {fold} seed {seed}", overrides) / "bundle"
 
 
 def outcome(arguments: argparse.Namespace, name: str, fold: int, seed: int, parts: tuple[str, ...]) -> dict[str, Any]:
     """Of a student, trained first where it is not; it reads these parts only."""
     import targets
+    from compressor.bench import query_macs
     from profiles.flops import count_onnx
+    from profiles.storage import sha256_file
 
-    bundle = train_student(arguments, train_teacher(arguments, fold), name, fold, seed)
-    manifest = json.loads((bundle / "bundle.json").read_text())
+    teacher = train_teacher(arguments, fold)
+    bundle = train_student(arguments, teacher, name, fold, seed)
+    graphs = json.loads((bundle / "bundle.json").read_text())["graphs"]
     opened = targets.load(bundle)
-    costs = [
-        (calls, count_onnx(bundle / manifest["graphs"][graph]["onnx"]))
-        for graph, calls in manifest["uses"]["query"].items()
-    ]
     return {
         **{part: packed(opened.evaluate(part).scores) for part in parts},
-        "macs": sum(calls * cost.macs for calls, cost in costs),
-        "parameters": max(cost.parameters for _, cost in costs),
+        "macs": sum(query_macs(bundle).values()),
+        "parameters": max(count_onnx(bundle / graph["onnx"]).parameters for graph in graphs.values()),
+        "teacher": sha256_file(teacher),
     }
 
 
 def teacher_outcome(arguments: argparse.Namespace, fold: int) -> dict[str, Any]:
     """The teacher on its own canvas, from the bundle of the fold's first student."""
+    from profiles.storage import sha256_file
+
     first = next(iter(STUDENTS))
-    bundle = train_student(arguments, train_teacher(arguments, fold), first, fold, arguments.seeds[0])
+    teacher = train_teacher(arguments, fold)
+    bundle = train_student(arguments, teacher, first, fold, arguments.seeds[0])
     costs = json.loads((bundle / "bundle.json").read_text())["teacher"]
     validation, test = (packed(teacher_scores(bundle, part)) for part in ("validation", "test"))
-    return {"validation": validation, "test": test, "macs": costs["macs"], "parameters": costs["parameters"]}
+    about = {"macs": costs["macs"], "parameters": costs["parameters"], "teacher": sha256_file(teacher)}
+    return {"validation": validation, "test": test, **about}
 
 
-def kept(parts: Parts, label: str, *measure: Any) -> Outcome:
-    found = parts.get(label, *measure)
-    test = unpacked(found["test"]) if "test" in found else None
-    return Outcome(unpacked(found["validation"]), test, found["macs"], found["parameters"])
-
-
-def seeds_of(arguments: argparse.Namespace, fold: int) -> list[int]:
-    return arguments.seeds if fold == arguments.folds[0] else arguments.seeds[:1]
+def kept(arguments: argparse.Namespace, parts: Parts, name: str, fold: int, seed: int) -> Outcome:
+    """A student's part; in the ablation it has read the validation part only."""
+    reads = ("validation", "test") if name in STUDENTS else ("validation",)
+    label, own = f"{name} fold {fold} seed {seed}", overrides_of(arguments, name)
+    return Outcome.of(parts.get(label, outcome, arguments, name, fold, seed, reads, of=own))
 
 
 def run_students(arguments: argparse.Namespace, parts: Parts) -> list[dict[str, Any]]:
     """Rows of the teacher and of every student, pooled over folds, and of their differences."""
     scores: dict[str, list[np.ndarray]] = {}  # per fold (queries,): the mean over seeds
     outcomes: dict[str, list[Outcome]] = {}
-    for fold in arguments.folds:
+    for fold in sorted(arguments.folds):
+        seeds = arguments.seeds if fold == FIRST_FOLD else arguments.seeds[:1]
+        found: dict[str, list[Outcome]] = {}
         for name, variant in STUDENTS.items():
-            if variant.first_fold_only and fold != arguments.folds[0]:
-                continue
-            both = ("validation", "test")
-            own = [
-                kept(parts, f"{name} fold {fold} seed {seed}", outcome, arguments, name, fold, seed, both)
-                for seed in seeds_of(arguments, fold)
-            ]
-            scores.setdefault(name, []).append(np.mean([found.test for found in own], axis=0))
-            outcomes.setdefault(name, []).extend(own)
-        teacher = kept(parts, f"teacher fold {fold}", teacher_outcome, arguments, fold)
-        scores.setdefault("teacher", []).append(teacher.test)  # type: ignore[arg-type]
-        outcomes.setdefault("teacher", []).append(teacher)
+            if fold == FIRST_FOLD or not variant.first_fold_only:
+                found[name] = [kept(arguments, parts, name, fold, seed) for seed in seeds]
+        found["teacher"] = [Outcome.of(parts.get(f"teacher fold {fold}", teacher_outcome, arguments, fold))]
+        if len({own.teacher for group in found.values() for own in group}) > 1:
+            print(f"fold {fold}: its parts are of teachers that differ (trained on other machines)", file=sys.stderr)
+        for name, group in found.items():
+            scores.setdefault(name, []).append(np.mean([own.test for own in group], axis=0))
+            outcomes.setdefault(name, []).extend(group)
     pooled = {name: np.concatenate(own) for name, own in scores.items()}
     rows = [row(name, pooled[name], outcomes[name], scores[name]) for name in pooled]
-    rows += [difference_row(f"{a} minus {b}", pooled[a], pooled[b]) for a, b in COMPARISONS if a in pooled]
-    return rows + [share_row(name, pooled[name], pooled["teacher"]) for name in pooled if name != "teacher"]
+    rows += [difference_row(f"{a} minus {b}", *common(pooled, a, b)) for a, b in COMPARISONS if a in pooled]
+    students = [name for name in pooled if name != "teacher"]
+    return rows + [share_row(name, *common(pooled, name, "teacher")) for name in students]
+
+
+def common(pooled: dict[str, np.ndarray], a: str, b: str) -> tuple[np.ndarray, np.ndarray]:
+    """The scores of two variants on the queries of both: those of fold 0, which come first, or all."""
+    count = min(len(pooled[a]), len(pooled[b]))
+    return pooled[a][:count], pooled[b][:count]
 
 
 def run_ablation(arguments: argparse.Namespace, parts: Parts) -> list[dict[str, Any]]:
-    """The recipe with one thing taken away or added, on the validation part of the first fold, all seeds."""
-    fold = arguments.folds[0]
-    rows = []
-    base: np.ndarray | None = None
-    for name in ("distilled 1/30", *ABLATION):
-        reads = ("validation", "test") if name in STUDENTS else ("validation",)
-        found = [
-            kept(parts, f"{name} fold {fold} seed {seed}", outcome, arguments, name, fold, seed, reads)
-            for seed in arguments.seeds
-        ]
-        own = np.mean([one.validation for one in found], axis=0)
-        base = own if base is None else base
-        difference = None if name == "distilled 1/30" else difference_row(f"{name} minus the recipe", own, base)
-        rows.append({**simple_row(f"ablation: {name}", own), "split": "validation"})
-        if difference is not None:
-            rows.append({**difference, "split": "validation"})
-    return rows
+    """The recipe in fewer steps, with one thing taken away or added, on the validation part of fold 0."""
+    scores = {}
+    for name in ABLATION:
+        group = [kept(arguments, parts, ABLATED + name, FIRST_FOLD, seed) for seed in arguments.ablation_seeds]
+        scores[name] = np.mean([own.validation for own in group], axis=0)
+    rows = [simple_row(ABLATED + name, own) for name, own in scores.items()]
+    others = [name for name in scores if name != "recipe"]
+    rows += [difference_row(f"{ABLATED}{name} minus recipe", scores[name], scores["recipe"]) for name in others]
+    return [{**one, "split": "validation"} for one in rows]
 
 
 def simple_row(variant: str, scores: np.ndarray) -> dict[str, Any]:
     from profiles.statistics import bootstrap_interval
 
     value, interval = float(scores.mean()), list(bootstrap_interval(scores))
-    common = {"task": "sketch", "variant": variant, "metric": "acc@1", "value": value, "ci95": interval}
-    return {**common, "n": len(scores), "macs": None, "parameters": None, "split": "test"}
+    whole = {"task": "sketch", "variant": variant, "metric": "acc@1", "value": value, "ci95": interval}
+    return {**whole, "n": len(scores), "macs": None, "parameters": None, "split": "test"}
 
 
 def row(variant: str, scores: np.ndarray, outcomes: list[Outcome], by_fold: list[np.ndarray]) -> dict[str, Any]:
@@ -252,9 +271,9 @@ def share_row(name: str, student: np.ndarray, teacher: np.ndarray) -> dict[str, 
     """What part of the teacher's acc@1 is kept, with an interval over the same resampled queries."""
     from profiles.statistics import paired_ratio
 
-    value, interval = paired_ratio(student, teacher[: len(student)])
-    common = {**simple_row(f"{name} / teacher", student), "metric": "share of the teacher's acc@1"}
-    return {**common, "value": value, "ci95": list(interval)}
+    value, interval = paired_ratio(student, teacher)
+    whole = {**simple_row(f"{name} / teacher", student), "metric": "share of the teacher's acc@1"}
+    return {**whole, "value": value, "ci95": list(interval)}
 
 
 def main() -> None:
@@ -270,7 +289,7 @@ def main() -> None:
         rows += run_students(arguments, parts)
     if "ablation" in arguments.part:
         rows += run_ablation(arguments, parts)
-    if rows:
+    if set(arguments.folds) == set(FOLDS) and set(arguments.part) >= {"students", "ablation"}:
         write_rows(arguments.out, rows, minutes=sum(parts.minutes.values()), seeds=arguments.seeds)
     for item in rows:
         low, high = item["ci95"]

@@ -100,6 +100,7 @@ class TargetsStageConfig(Section):
     views: int = Field(default=8, ge=1)
     drawing_views: int | None = Field(default=None, ge=1, description="of a sketch without a photo; null: as many")
     strength: float = Field(default=1.0, ge=0)
+    seed: int | None = Field(default=None, description="of the variations; null: the recipe's")
 
 
 class LossConfig(Section):

@@ -163,6 +163,12 @@ class Task(BaseTask):
         photos = resize_pixels(self.pairs.photos(indices)[:, self.gallery_vendor], canvas_px)
         return queries, embed_photos(self.student, photos, canvas_px, device, flip_average=False)
 
+    @property
+    def view_seed(self) -> int:
+        """Of the drawings' variations: runs that share it share what the teacher says about them."""
+        own = self.config.stages.targets.seed
+        return self.config.seed if own is None else own
+
     def load_targets(self, context: Context) -> None:
         """The views of every drawing, and what the teacher says about them and about the photos."""
         settings = self.config.stages.targets
@@ -171,7 +177,7 @@ class Task(BaseTask):
             counts = [settings.views] * self.paired + [settings.drawing_views or settings.views] * unpaired
             first = np.searchsorted(self.owner, np.arange(len(self.split.train)))  # each training pair's first drawing
             self.view_offsets = np.cumsum([0, *counts])[[*first, *range(self.paired, len(self.drawings) + 1)]]
-            self.views, self.mirrored = views_of(self.drawings, counts, settings.strength, self.config.seed)
+            self.views, self.mirrored = views_of(self.drawings, counts, settings.strength, self.view_seed)
         if not self.targets:
             self.targets = teacher_outputs(self, context, self.views)
 

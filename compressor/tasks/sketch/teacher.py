@@ -184,10 +184,10 @@ def teacher_outputs(task: Task, context: Context, views: list[Sketch]) -> Mappin
         "vendor": task.gallery_vendor,
         "canvas_px": config.teacher.canvas_px,
         "flip_average": config.teacher.flip_average,
-        "views": config.stages.targets.model_dump(),
+        "views": config.stages.targets.model_dump(exclude={"seed"}),
         "drawings": len(views),
         "features": with_features,
-        "seed": config.seed,
+        "seed": task.view_seed,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
     }
