@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,24 +32,69 @@ def context_distance(student: Tensor, teacher: Tensor, kept: Tensor) -> Tensor:
     return (distance * mask).sum() / mask.sum().clamp(min=1)
 
 
-def frame_distance(student: Tensor, teacher: Tensor, student_mask: Tensor, teacher_mask: Tensor) -> Tensor:
+def attention_distance(student: Tensor, teacher: Tensor, kept: Tensor) -> Tensor:
+    """KL(teacher || student) of the decoders' attention over the video frames, both (batch, characters, frames),
+    averaged where `kept` (batch, characters) is true; `teacher` is brought to the video's rate (`resampled`). Not in
+    LIBS: its context term lets a student find the teacher's contexts in frames of another time. 0 where none is kept.
+    """
+    teacher = teacher.detach()
+    small = 1e-6
+    divergence = (teacher * ((teacher + small).log() - (student + small).log())).sum(-1)
+    mask = kept.to(divergence.dtype)
+    return (divergence * mask).sum() / mask.sum().clamp(min=1)
+
+
+def resampled(attention: np.ndarray, frames: int, delay: float = 0.0) -> np.ndarray:
+    """Attention (characters, v) over v frames as attention over `frames` frames of the same duration, (characters,
+    frames), `delay` of these later; every row keeps its sum, what would lie beyond the end lies in the last frame.
+
+    >>> resampled(np.array([[0.5, 0.5, 0.0, 0.0]]), 2).tolist()
+    [[1.0, 0.0]]
+    """
+    edges = np.linspace(0, frames, attention.shape[1] + 1) + delay
+    mass = np.concatenate([np.zeros((len(attention), 1)), np.cumsum(attention, axis=1)], axis=1)
+    places = np.arange(1, frames)
+    inner = np.array([np.interp(places, edges, row) for row in mass]).reshape(len(mass), frames - 1)
+    return np.diff(np.concatenate([mass[:, :1], inner, mass[:, -1:]], axis=1), axis=1)
+
+
+def frame_distance(
+    student: Tensor, teacher: Tensor, student_mask: Tensor, teacher_mask: Tensor, window: float | None = None
+) -> Tensor:
     """|| h_audio,j - sum_i a_ij h_video,i ||^2, averaged over the audio frames j of the whole batch.
 
     student (batch, video frames, dim), teacher (batch, audio frames, dim); masks are true at frames that exist. a_ij is
     the softmax over the video frames i of the dot products h_audio,j . h_video,i, divided by sqrt(dim) as in scaled
     attention: each audio frame looks for the video frames that match it, whatever the two rates are.
+
+    `window`: only among video frames that are at most so many of them away from the audio frame's own time, both
+    sequences lasting equally long. Without it (the paper's form) frames that match by chance are as good as those that
+    show the sound, and frames that differ from each other in any way can be combined to whatever the teacher says.
     """
-    attended = attend(teacher.detach(), student, student_mask)
+    allowed = student_mask[:, None].bool()
+    if window is not None:
+        allowed = allowed & near(student_mask, teacher_mask, window)
+    attended = attend(teacher.detach(), student, allowed)
     distance = (teacher.detach() - attended).square().mean(-1)
     mask = teacher_mask.to(distance.dtype)
     return (distance * mask).sum() / mask.sum().clamp(min=1)
 
 
-def attend(queries: Tensor, memory: Tensor, memory_mask: Tensor) -> Tensor:
-    """(batch, queries, dim), (batch, frames, dim), (batch, frames) -> the memory's mean for each query, weighted by the
-    softmax of scaled dot products."""
+def near(student_mask: Tensor, teacher_mask: Tensor, window: float) -> Tensor:
+    """(batch, audio frames, video frames) bool: true where the times of the two are at most `window` video frames
+    apart. The times of an audio frame beyond the end are its clip's end, so that no row is without a frame."""
+    lengths, heard = student_mask.sum(1), teacher_mask.sum(1)
+    own = torch.arange(student_mask.shape[1], device=lengths.device) + 0.5
+    times = torch.arange(teacher_mask.shape[1], device=lengths.device) + 0.5
+    times = torch.minimum(times * (lengths / heard)[:, None], lengths[:, None])
+    return (times[:, :, None] - own[None, None]).abs() <= max(window, 0.5)
+
+
+def attend(queries: Tensor, memory: Tensor, allowed: Tensor) -> Tensor:
+    """(batch, queries, dim), (batch, frames, dim), (batch, queries or 1, frames) -> the memory's mean for each query
+    over the frames that are allowed, weighted by the softmax of scaled dot products."""
     scores = queries @ memory.transpose(1, 2) / math.sqrt(memory.shape[-1])
-    scores = scores.masked_fill(~memory_mask[:, None].bool(), -torch.inf)
+    scores = scores.masked_fill(~allowed, -torch.inf)
     return torch.softmax(scores, dim=-1) @ memory
 
 

@@ -86,7 +86,8 @@ class TeacherStageConfig(SequenceStageConfig):
 
 
 class DistillLossConfig(Section):
-    """L = L_base + lambda_1 sequence + lambda_2 context + lambda_3 frame; LIBS has 10, 40, 10.
+    """L = L_base + lambda_1 sequence + lambda_2 context + lambda_3 frame; LIBS has 10, 40, 10. `attention` is ours:
+    where in time the recogniser listened for a character that it got right.
 
     `schedule`: how the three weights go to zero, over the first `until` of the steps.
     """
@@ -94,6 +95,13 @@ class DistillLossConfig(Section):
     sequence: float = Field(default=10.0, ge=0)
     context: float = Field(default=40.0, ge=0)
     frame: float = Field(default=10.0, ge=0)
+    attention: float = Field(default=0.0, ge=0)
+    attention_delay: float = Field(
+        default=0.0, ge=0, description="pictures that the reader looks later than the teacher listens"
+    )
+    frame_window: float | None = Field(
+        default=None, ge=0, description="of the frame term: pictures before and after a sound's own; null: all, as LIBS"
+    )
     schedule: Schedule = "cosine"
     until: float = Field(default=0.6, gt=0, le=1)
 

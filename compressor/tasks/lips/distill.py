@@ -10,16 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from compressor.context import seed_globally
-from compressor.losses.sequence import context_distance, frame_distance, scheduled, sequence_distance
+from compressor.losses.sequence import (
+    attention_distance,
+    context_distance,
+    frame_distance,
+    resampled,
+    scheduled,
+    sequence_distance,
+)
 from compressor.tasks.lips.batches import frames_of, pad, varied_frames
 from compressor.tasks.lips.networks import seq2seq_loss
-from compressor.tasks.lips.teacher import SequenceStage, teacher_outputs
+from compressor.tasks.lips.teacher import Heard, SequenceStage, teacher_outputs
 
 if TYPE_CHECKING:
     from compressor.tasks.lips.task import Task
     from compressor.train import Context
 
-TERMS = ("sequence", "context", "frame")
+TERMS = ("sequence", "context", "frame", "attention")
 
 
 class Maps(nn.Module):
@@ -50,7 +57,7 @@ class DistillStage(SequenceStage):
         self.terms = {name: getattr(loss, name) for name in TERMS if getattr(loss, name)}
         seed_globally(task.config.seed, "maps")
         width, teacher_width = task.student.encoder.dim, task.teacher.encoder.dim
-        self.maps = Maps(self.terms, width, teacher_width)
+        self.maps = Maps([name for name in self.terms if name != "attention"], width, teacher_width)
 
     def modules(self) -> dict[str, nn.Module]:
         student: dict[str, nn.Module] = {"student": self.task.student}
@@ -77,12 +84,22 @@ class DistillStage(SequenceStage):
         weights = self.weights(step)
         batch["weights"] = torch.tensor([weights.get(name, 0.0) for name in TERMS])
         if weights:
-            memory, last, contexts, kept = zip(*(self.targets[int(index)] for index in chosen), strict=True)
-            batch["memory"], batch["memory_mask"] = pad(list(memory))
-            batch["last"] = torch.from_numpy(np.stack(last).astype(np.float32))
-            batch["contexts"], _ = pad(list(contexts))
-            batch["kept"] = pad([own[:, None] for own in kept])[0][..., 0] > 0
+            heard = [self.targets[int(index)] for index in chosen]
+            batch["memory"], batch["memory_mask"] = pad([own.memory for own in heard])
+            batch["last"] = torch.from_numpy(np.stack([own.last for own in heard]).astype(np.float32))
+            batch["contexts"], _ = pad([own.contexts for own in heard])
+            batch["kept"] = pad([own.kept[:, None] for own in heard])[0][..., 0] > 0
+            if "attention" in weights:
+                batch["attention"] = self._attention(heard, clips.frame_counts[chosen])
         return batch
+
+    def _attention(self, heard: list[Heard], counts: np.ndarray) -> Tensor:
+        """Where the teacher looked, at the pictures' rate and in their time: (n, characters, frames)."""
+        delay = self.settings.loss.attention_delay
+        rows = [resampled(own.attention, int(count), delay).T for own, count in zip(heard, counts, strict=True)]
+        characters = max(row.shape[1] for row in rows)
+        wide = [np.pad(row, ((0, 0), (0, characters - row.shape[1]))) for row in rows]
+        return pad(wide)[0].transpose(1, 2)
 
     def loss(self, modules: Mapping[str, nn.Module], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         encoded, decoded, ctc = modules["student"](batch["frames"], batch["mask"], batch["previous"])
@@ -93,13 +110,17 @@ class DistillStage(SequenceStage):
         characters = batch["contexts"].shape[1]
         contexts = decoded.contexts[:, :characters]
         mapped = modules["maps"](sequence=encoded.last, context=contexts, frame=encoded.memory)
+        mapped["attention"] = decoded.attention[:, :characters]
         distances = {
+            "attention": lambda own: attention_distance(own, batch["attention"], batch["kept"]),
             "sequence": lambda own: sequence_distance(own, batch["last"]),
             "context": lambda own: context_distance(own, batch["contexts"], batch["kept"]),
-            "frame": lambda own: frame_distance(own, batch["memory"], encoded.mask, batch["memory_mask"]),
+            "frame": lambda own: frame_distance(
+                own, batch["memory"], encoded.mask, batch["memory_mask"], self.settings.loss.frame_window
+            ),
         }
         for name, weight in zip(TERMS, batch["weights"], strict=True):
-            if name in mapped:
+            if name in self.terms and (name in batch or name != "attention"):
                 value = distances[name](mapped[name])
                 losses["loss"] = losses["loss"] + weight * value
                 losses[name] = value.detach()

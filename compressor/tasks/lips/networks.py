@@ -126,15 +126,15 @@ def seq2seq_loss(decoded: Decoded, ctc_logits: Tensor, mask: Tensor, targets: Te
 
 
 @torch.no_grad()
-def greedy(decoder: Decoder, encoded: Encoded, longest: int) -> tuple[Tensor, Tensor]:
+def greedy(decoder: Decoder, encoded: Encoded, longest: int) -> tuple[Tensor, Tensor, Tensor]:
     """The most probable character at each step: tokens (batch, <= longest), BLANK after the end, and the contexts
-    (batch, <= longest, dim) with which they were chosen."""
+    (batch, <= longest, dim) and attention (batch, <= longest, frames) with which they were chosen."""
     batch, device = len(encoded.memory), encoded.memory.device
     states = [torch.zeros(batch, decoder.hidden, device=device) for _ in range(2)]
     token = torch.full((batch,), EDGE, device=device)
     done = torch.zeros(batch, dtype=torch.bool, device=device)
     mask = encoded.mask.to(encoded.memory.dtype)
-    tokens, contexts = [], []
+    tokens, contexts, looked = [], [], []
     for _ in range(longest):
         one_hot = functional.one_hot(token, decoder.vocabulary).to(encoded.memory.dtype)
         logits, *states, attention = decoder.step(one_hot, encoded.memory, mask, *states)
@@ -142,9 +142,10 @@ def greedy(decoder: Decoder, encoded: Encoded, longest: int) -> tuple[Tensor, Te
         done = done | (token == EDGE)
         tokens.append(token.masked_fill(done, BLANK))
         contexts.append((attention[:, None] @ encoded.memory)[:, 0])
+        looked.append(attention)
         if bool(done.all()):
             break
-    return torch.stack(tokens, 1), torch.stack(contexts, 1)
+    return torch.stack(tokens, 1), torch.stack(contexts, 1), torch.stack(looked, 1)
 
 
 class EncoderStep(nn.Module):

@@ -160,7 +160,7 @@ class Task(BaseTask):
             places = order[start : start + CHUNK]
             values, mask = inputs(self.clips, chosen[places])
             encoded = model.encode(values.to(device), mask.to(device))
-            tokens, _ = greedy(model.decoder, encoded, self.config.deploy.max_characters)
+            tokens, _, _ = greedy(model.decoder, encoded, self.config.deploy.max_characters)
             for place, row in zip(places, tokens.tolist(), strict=True):
                 texts[place] = self.vocabulary.text(row)
         model.train(training)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from compressor.train import Context, Trainer
 
 CHUNK = 64
-REVISION = 1  # of what is kept: part of the cache's key
+REVISION = 2  # of what is kept: part of the cache's key
 
 
 class SequenceStage(Stage):
@@ -110,22 +110,36 @@ class TargetsStage(Stage):
         teacher_outputs(self.task, trainer.context)
 
 
+class Heard(NamedTuple):
+    """Of one clip: the teacher's memory (v, dim), its last state (dim,), and for each character of the truth the
+    context (characters, dim) and the attention (characters, v) with which the teacher wrote it, where it wrote it:
+    `kept` (characters,). float16."""
+
+    memory: np.ndarray
+    last: np.ndarray
+    contexts: np.ndarray
+    attention: np.ndarray
+    kept: np.ndarray
+
+
 class Targets:
-    """Of every training clip: the teacher's memory (v, dim), its last state (dim,), and for each character of the truth
-    the context with which the teacher wrote it, (characters, dim), where it wrote it: `kept` (characters,)."""
+    """Of every training clip what the teacher made of it, see `Heard`."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], train: np.ndarray) -> None:
         self._arrays = arrays
         self._row = {int(index): row for row, index in enumerate(train)}
-        self._ends = np.cumsum(arrays["frames"]), np.cumsum(arrays["characters"])
+        counts = arrays["frames"], arrays["characters"], arrays["frames"] * arrays["characters"]
+        self._ends = tuple(np.cumsum(own) for own in counts)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> Heard:
         row, arrays = self._row[index], self._arrays
-        frames, characters = self._ends[0][row], self._ends[1][row]
-        of_frames = slice(frames - arrays["frames"][row], frames)
-        of_characters = slice(characters - arrays["characters"][row], characters)
+        frames, characters, pairs = (int(ends[row]) for ends in self._ends)
+        shape = int(arrays["characters"][row]), int(arrays["frames"][row])
+        of_characters = slice(characters - shape[0], characters)
+        attention = arrays["attention"][pairs - shape[0] * shape[1] : pairs].reshape(shape)
+        memory = arrays["memory"][frames - shape[1] : frames]
         contexts, kept = arrays["contexts"][of_characters], arrays["kept"][of_characters]
-        return arrays["memory"][of_frames], arrays["last"][row], contexts, kept
+        return Heard(memory, arrays["last"][row], contexts, attention, kept)
 
     @property
     def dim(self) -> int:
@@ -157,29 +171,34 @@ def _compute(task: Task, device: torch.device) -> Iterator[dict[str, np.ndarray]
         mel, mask = mel_of(task.clips, chosen)
         encoded = teacher.encode(mel.to(device), mask.to(device))
         longest = max(len(task.tokens[index]) for index in chosen) + 5
-        tokens, contexts = greedy(teacher.decoder, encoded, longest)
+        tokens, contexts, attention = (part.cpu().numpy() for part in greedy(teacher.decoder, encoded, longest))
         counts = encoded.mask.sum(1).cpu().numpy()
         memory = encoded.memory.cpu().numpy()
+        written = np.concatenate([contexts, attention], axis=-1)
         aligned = [
             align(row, own, task.tokens[index])
-            for row, own, index in zip(tokens.tolist(), contexts.cpu().numpy(), chosen, strict=True)
+            for row, own, index in zip(tokens.tolist(), written, chosen, strict=True)
         ]
+        dim = contexts.shape[-1]
         yield {
             "memory": np.concatenate([own[:count] for own, count in zip(memory, counts, strict=True)]).astype("f2"),
             "frames": counts.astype(np.int64),
             "last": encoded.last.cpu().numpy().astype("f2"),
-            "contexts": np.concatenate([part for part, _ in aligned]).astype("f2"),
+            "contexts": np.concatenate([part[:, :dim] for part, _ in aligned]).astype("f2"),
+            "attention": np.concatenate(
+                [part[:, dim : dim + count].ravel() for (part, _), count in zip(aligned, counts, strict=True)]
+            ).astype("f2"),
             "kept": np.concatenate([part for _, part in aligned]),
             "characters": np.array([len(part) for part, _ in aligned], np.int64),
         }
 
 
-def align(prediction: list[int], contexts: np.ndarray, truth: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """The teacher's contexts (its characters, dim) brought to the characters of the truth: (characters, dim), zero
-    where it did not write the character, and `kept` (characters,)."""
+def align(prediction: list[int], rows: np.ndarray, truth: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The teacher's rows (its characters, dim) brought to the characters of the truth: (characters, dim), zero where it
+    did not write the character, and `kept` (characters,)."""
     written = [token for token in prediction if token >= FIRST and token != EDGE]
-    aligned = np.zeros((len(truth), contexts.shape[1]), np.float32)
+    aligned = np.zeros((len(truth), rows.shape[1]), np.float32)
     kept = np.zeros(len(truth), bool)
     for place, of_truth in lcs_pairs(written, truth):
-        aligned[of_truth], kept[of_truth] = contexts[place], True
+        aligned[of_truth], kept[of_truth] = rows[place], True
     return aligned, kept
