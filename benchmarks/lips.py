@@ -1,4 +1,4 @@
-"""Does a speech recogniser help a lip reader? Each term of LIBS alone and together, early and late, in two languages.
+"""Does a speech recogniser help a lip reader? Each term alone and together, early and late, in two languages.
 
     python benchmarks/lips.py                      # some five hours on two cores; goes on where it was stopped
     python benchmarks/lips.py --only full quarter  # some parts, no results file; two of these may run side by side
@@ -9,10 +9,10 @@ recogniser per language, trained once. Readers of one comparison share initialis
 Intervals are percentile bootstraps that draw seeds and test clips; differences are paired in both. Test sentences and
 faces are in no other part.
 
-Parts: `teachers`; `full` (none, all three terms, and all in 60 % of the steps); `quarter` (a quarter of the clips);
-`terms` (each alone); `mandarin`; `constant` (all three with constant weights); `reference` (a BiGRU reader, which
-neither streams nor deploys); `device` (int8, streaming, speed). What every reader read, and its validation curve, is
-kept (benchmarks/parts.py); benchmarks/results/lips.json is made of that.
+Parts: `teachers`; `full` (none, all terms, and all in 60 % of the steps); `quarter` (a quarter of the clips); `terms`
+(each alone); `mandarin`; `paper` (LIBS' three terms and weights); `constant` (all with constant weights); `reference`
+(a BiGRU reader, which neither streams nor deploys); `device` (int8, streaming, speed). What every reader read, and its
+validation curve, is kept (benchmarks/parts.py); benchmarks/results/lips.json is made of that.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from benchmarks.runs import teacher_weights, train
 from benchmarks.writing import RESULTS, write_rows
 
 LOSS = "stages.distill.loss"
-TERMS = ("sequence", "context", "frame")
-PARTS = ("teachers", "full", "quarter", "terms", "mandarin", "constant", "reference", "device")
+TERMS = ("sequence", "context", "frame", "attention")
+PARTS = ("teachers", "full", "quarter", "terms", "mandarin", "paper", "constant", "reference", "device")
 LANGUAGES = {"en": ("data.language=en",), "cmn": ("data.language=cmn", "data.text=pinyin")}
 EARLY = 0.6  # of the steps: where the three terms should be as good as nothing is at the end
 
@@ -58,6 +58,10 @@ class Variant:
 NONE = tuple(without(*TERMS))
 QUARTER = ("data.train_share=0.25",)
 ALONE = {name: tuple(without(*(other for other in TERMS if other != name))) for name in TERMS}
+PAPER = tuple(
+    f"{LOSS}.{key}={value}"
+    for key, value in {"sequence": 10, "context": 40, "frame": 10, "frame_window": "null", "attention": 0}.items()
+)
 BIGRU = ("student.encoder={kind: bigru, dim: 128, hidden: 96, layers: 2}",)
 VARIANTS = {
     "none": Variant(NONE),
@@ -68,6 +72,7 @@ VARIANTS = {
     **{name: Variant(overrides) for name, overrides in ALONE.items()},
     "none, Mandarin": Variant(NONE, "cmn"),
     "all, Mandarin": Variant((), "cmn"),
+    "three terms, LIBS' weights": Variant(PAPER),
     "all, constant weights": Variant((f"{LOSS}.schedule=constant",)),
     "all, BiGRU": Variant(BIGRU),
 }
@@ -76,6 +81,7 @@ PART_VARIANTS = {
     "quarter": ["none, quarter", "all, quarter"],
     "terms": list(TERMS),
     "mandarin": ["none, Mandarin", "all, Mandarin"],
+    "paper": ["three terms, LIBS' weights"],
     "constant": ["all, constant weights"],
     "reference": ["all, BiGRU"],
 }
@@ -85,6 +91,7 @@ COMPARISONS = [
     ("all, quarter", "none, quarter"),
     *((term, "none") for term in TERMS),
     ("all, Mandarin", "none, Mandarin"),
+    ("three terms, LIBS' weights", "none"),
     ("all, constant weights", "all"),
     ("all", "all, BiGRU"),
 ]
@@ -129,7 +136,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=ROOT / "runs/lips-stages")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=2400, help="of every reader")
+    parser.add_argument("--steps", type=int, default=1600, help="of every reader")
     parser.add_argument("--teacher-steps", type=int, default=1600)
     parser.add_argument("--quick", action="store_true", help="a few steps, one seed, into runs/lips-quick")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of the recipe")
@@ -147,7 +154,8 @@ def parse_arguments() -> argparse.Namespace:
 def teacher(arguments: argparse.Namespace, language: str) -> Path:
     """The recogniser's weights as one file. Its run trains no reader and exports one that has learned nothing."""
     overrides = [*arguments.set, *LANGUAGES[language], f"stages.teacher.steps={arguments.teacher_steps}"]
-    no_reader = ["stages.distill.steps=0", "student={encoder: {kind: causal}}"]  # whatever the recipe's is
+    # whatever the recipe's reader is, and how it learns
+    no_reader = ["stages.distill.steps=0", "student={encoder: {kind: causal}}", f"{LOSS}={{sequence: 0}}"]
     run_dir = train(arguments.recipe, arguments.work, f"teacher {language}", [*overrides, *no_reader])
     return teacher_weights(run_dir)
 
@@ -337,6 +345,27 @@ def speed_row(bundle: Path, runtime: str, work: Path, clips: int = 30) -> dict[s
 # --- all ---
 
 
+def settings_of(arguments: argparse.Namespace) -> str:
+    """Hash of what all readers share: the recipe without the terms of distillation, which each variant sets."""
+    from compressor.recipe import canonical_hash, load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.set).identity()
+    del recipe["stages"]["distill"]["loss"]
+    return canonical_hash([recipe, arguments.steps, arguments.teacher_steps])
+
+
+def part_of(arguments: argparse.Namespace, parts: Parts, name: str, seed: int) -> dict[str, Any]:
+    """A reader's part. One without any term is the same whatever the recipe's weights and schedule are."""
+    from compressor.recipe import load_recipe
+
+    variant = VARIANTS[name]
+    loss = load_recipe(arguments.recipe, [*arguments.set, *variant.overrides]).identity()["stages"]["distill"]["loss"]
+    own = [f"{key}={value}" for key, value in sorted(loss.items())] if any(loss[term] for term in TERMS) else ["none"]
+    others = [override for override in variant.overrides if not override.startswith(LOSS)]
+    of = [*own, *others, variant.language, f"{variant.steps}"]
+    return parts.get(f"{name} seed {seed}", read, arguments, name, seed, of=of)
+
+
 def languages_of(only: Sequence[str]) -> set[str]:
     """Those whose teacher these parts need."""
     if "teachers" in only:
@@ -365,7 +394,7 @@ def collect(arguments: argparse.Namespace, parts: Parts) -> list[dict[str, Any]]
             runs: dict[str, list[dict[str, Any]]] = {name: [] for name in PART_VARIANTS[part]}
             for seed in arguments.seeds:
                 for name in runs:
-                    runs[name].append(parts.get(f"{name} seed {seed}", read, arguments, name, seed))
+                    runs[name].append(part_of(arguments, parts, name, seed))
             for name, found in runs.items():
                 test = tests[VARIANTS[name].language]
                 scores[name] = scores_of(test, [own["read"] for own in found])
@@ -376,12 +405,8 @@ def collect(arguments: argparse.Namespace, parts: Parts) -> list[dict[str, Any]]
 
 
 def main() -> None:
-    from compressor.recipe import canonical_hash, load_recipe
-
     arguments = parse_arguments()
-    recipe = load_recipe(arguments.recipe, arguments.set).hash
-    name = "lips-quick" if arguments.quick else "lips"
-    parts = Parts(name, canonical_hash([recipe, arguments.steps, arguments.teacher_steps]))
+    parts = Parts("lips-quick" if arguments.quick else "lips", settings_of(arguments))
     rows = collect(arguments, parts)
     if set(arguments.only) == set(PARTS):
         write_rows(arguments.out, rows, minutes=sum(parts.minutes.values()), seeds=arguments.seeds)
