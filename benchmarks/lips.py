@@ -9,10 +9,10 @@ recogniser per language, trained once. Readers of one comparison share initialis
 Intervals are percentile bootstraps that draw seeds and test clips; differences are paired in both. Test sentences and
 faces are in no other part.
 
-Parts: `teachers`; `full` (none, all terms, and all in 60 % of the steps); `quarter` (a quarter of the clips); `terms`
-(each alone); `mandarin`; `paper` (LIBS' three terms and weights); `constant` (all with constant weights); `reference`
-(a BiGRU reader, which neither streams nor deploys); `device` (int8, streaming, speed). What every reader read, and its
-validation curve, is kept (benchmarks/parts.py); benchmarks/results/lips.json is made of that.
+Parts: `teachers`; `full` (none, all terms); `early` (all in 60 % of the steps); `quarter` (a quarter of the clips);
+`terms` (each alone); `mandarin`; `paper` (LIBS' three terms and weights); `constant` (all with constant weights);
+`reference` (a BiGRU reader, which neither streams nor deploys); `device` (int8, streaming, speed). What every reader
+read, and its validation curve, is kept (benchmarks/parts.py); benchmarks/results/lips.json is made of that.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from benchmarks.writing import RESULTS, write_rows
 
 LOSS = "stages.distill.loss"
 TERMS = ("sequence", "context", "frame", "attention")
-PARTS = ("teachers", "full", "quarter", "terms", "mandarin", "paper", "constant", "reference", "device")
+PARTS = ("teachers", "full", "early", "quarter", "terms", "mandarin", "paper", "constant", "reference", "device")
 LANGUAGES = {"en": ("data.language=en",), "cmn": ("data.language=cmn", "data.text=pinyin")}
 EARLY = 0.6  # of the steps: where the three terms should be as good as nothing is at the end
 
@@ -77,7 +77,8 @@ VARIANTS = {
     "all, BiGRU": Variant(BIGRU),
 }
 PART_VARIANTS = {
-    "full": ["none", "all", "all, 60 % of the steps"],
+    "full": ["none", "all"],
+    "early": ["all, 60 % of the steps"],
     "quarter": ["none, quarter", "all, quarter"],
     "terms": list(TERMS),
     "mandarin": ["none, Mandarin", "all, Mandarin"],

@@ -30,3 +30,13 @@ def test_a_part_is_measured_once_and_again_under_other_settings(
         packed(np.array([0.5]))
     assert [path.name for path in (tmp_path / "parts/toy").iterdir()] == ["both-fold-0-seed-1.json"]
     assert Parts("toy", "recipe b").get("both fold 0, seed 1", measure, 8)["value"] == 8
+
+
+def test_a_part_with_settings_of_its_own_is_measured_again_when_these_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "RESULTS", tmp_path)
+    toy = Parts("toy", "recipe")
+    values = iter(range(9))
+    found = [toy.get("student", lambda: {"value": next(values)}, of=of)["value"] for of in (["a"], ["a"], ["b"], [])]
+    assert found == [0, 0, 1, 2]

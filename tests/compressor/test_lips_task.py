@@ -151,9 +151,9 @@ def test_contexts_go_to_the_characters_that_the_teacher_wrote() -> None:
 def test_the_weights_of_the_terms_end_at_zero_and_the_targets_are_left_alone(run: Path) -> None:
     task = trained(run)
     stage = task.stages()[-1]
-    assert stage.weights(0) == {"sequence": 10.0, "context": 40.0, "frame": 10.0}
+    assert stage.weights(0) == {"sequence": 0.3, "context": 1.0, "frame": 0.5, "attention": 2.0}
     late = stage.batch(3, np.random.default_rng(0))  # beyond 60 % of four steps
-    assert "memory" not in late and late["weights"].tolist() == [0.0, 0.0, 0.0]
+    assert "memory" not in late and late["weights"].tolist() == [0.0] * 4
 
 
 def test_a_random_share_of_the_previous_characters_is_wrong_and_the_first_never() -> None:
