@@ -271,16 +271,24 @@ def costs_of(run_dir: Path) -> dict[str, Any]:
 # --- the deployed reader ---
 
 
-def device_rows(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """int8 against float on three runtimes; streaming against the whole clip; speed on one core."""
+DEVICE_READER = "all"
+
+
+def int8_rows(arguments: argparse.Namespace) -> dict[str, Any]:
+    """int8 against float on three runtimes, paired over the test clips."""
     from benchmarks.int8 import bench_one
 
-    run_dir = reader(arguments, "all", arguments.seeds[0])
-    bundle = run_dir / "bundle"
-    rows = [{"task": "lips", "variant": f"int8, {row['runtime']}", **row} for row in bench_one(
-        bundle, "test", arguments.work / "int8")]  # fmt: skip
-    rows.append({"task": "lips", "variant": "streaming against the whole clip", **streaming_difference(run_dir)})
-    return rows + [speed_row(bundle, runtime, arguments.work) for runtime in ("onnx", "openvino", "tflite")]
+    bundle = reader(arguments, DEVICE_READER, arguments.seeds[0]) / "bundle"
+    rows = bench_one(bundle, "test", arguments.work / "int8")
+    return {"rows": [{"task": "lips", "variant": f"int8, {row['runtime']}", **row} for row in rows]}
+
+
+def speed_rows(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Streaming against the whole clip; speed on one core."""
+    run_dir = reader(arguments, DEVICE_READER, arguments.seeds[0])
+    rows = [{"task": "lips", "variant": "streaming against the whole clip", **streaming_difference(run_dir)}]
+    runtimes = ("onnx", "openvino", "tflite")
+    return {"rows": rows + [speed_row(run_dir / "bundle", runtime, arguments.work) for runtime in runtimes]}
 
 
 def streaming_difference(run_dir: Path, clips: int = 20) -> dict[str, Any]:
@@ -355,16 +363,20 @@ def settings_of(arguments: argparse.Namespace) -> str:
     return canonical_hash([recipe, arguments.steps, arguments.teacher_steps])
 
 
-def part_of(arguments: argparse.Namespace, parts: Parts, name: str, seed: int) -> dict[str, Any]:
-    """A reader's part. One without any term is the same whatever the recipe's weights and schedule are."""
+def own_settings(arguments: argparse.Namespace, name: str) -> list[str]:
+    """What a reader's parts are of. One without any term is the same whatever the recipe's weights and schedule are."""
     from compressor.recipe import load_recipe
 
     variant = VARIANTS[name]
     loss = load_recipe(arguments.recipe, [*arguments.set, *variant.overrides]).identity()["stages"]["distill"]["loss"]
     own = [f"{key}={value}" for key, value in sorted(loss.items())] if any(loss[term] for term in TERMS) else ["none"]
     others = [override for override in variant.overrides if not override.startswith(LOSS)]
-    of = [*own, *others, variant.language, f"{variant.steps}"]
-    return parts.get(f"{name} seed {seed}", read, arguments, name, seed, of=of)
+    return [*own, *others, variant.language, f"{variant.steps}"]
+
+
+def part_of(arguments: argparse.Namespace, parts: Parts, name: str, seed: int) -> dict[str, Any]:
+    """A reader's part."""
+    return parts.get(f"{name} seed {seed}", read, arguments, name, seed, of=own_settings(arguments, name))
 
 
 def languages_of(only: Sequence[str]) -> set[str]:
@@ -390,7 +402,9 @@ def collect(arguments: argparse.Namespace, parts: Parts) -> list[dict[str, Any]]
                 own = scores_of(test, [test["heard"]])
                 rows += rows_of(f"teacher {language}", own, parameters=test["parameters"])
         elif part == "device":
-            rows += parts.get("device", lambda: {"rows": device_rows(arguments)})["rows"]
+            of = own_settings(arguments, DEVICE_READER)
+            for label, measure in (("speed", speed_rows), ("int8", int8_rows)):
+                rows += parts.get(label, measure, arguments, of=of)["rows"]
         else:
             runs: dict[str, list[dict[str, Any]]] = {name: [] for name in PART_VARIANTS[part]}
             for seed in arguments.seeds:
