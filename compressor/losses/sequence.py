@@ -1,4 +1,4 @@
-"""Distillation between sequence-to-sequence models of two modalities, at three granularities.
+"""Distillation between sequence-to-sequence models of two modalities: sequences, contexts, frames, attention.
 
 Source: LIBS, "Hearing Lips: Improving Lip Reading by Distilling Speech Recognizers" (Zhao et al., AAAI 2020), sections
 3.2 to 3.4. The teacher hears, the student sees; their frames come at different rates and their widths may differ, so
@@ -19,6 +19,12 @@ from torch import Tensor
 Schedule = Literal["constant", "linear", "cosine"]
 
 
+def mean_where(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of the values where the mask, of the same shape, is true; 0 where it is so nowhere."""
+    weights = mask.to(values.dtype)
+    return (values * weights).sum() / weights.sum().clamp(min=1)
+
+
 def sequence_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """|| s_audio - t(s_video) ||^2 of the encoders' last states, both (batch, dim), averaged over the batch."""
     return (teacher.detach() - student).square().mean()
@@ -27,9 +33,7 @@ def sequence_distance(student: Tensor, teacher: Tensor) -> Tensor:
 def context_distance(student: Tensor, teacher: Tensor, kept: Tensor) -> Tensor:
     """The same of the decoders' context vectors, (batch, characters, dim), where `kept` (batch, characters) is true:
     at characters that the teacher got right (`lcs_pairs`), each matched with its own. 0 where none is kept."""
-    distance = (teacher.detach() - student).square().mean(-1)
-    mask = kept.to(distance.dtype)
-    return (distance * mask).sum() / mask.sum().clamp(min=1)
+    return mean_where((teacher.detach() - student).square().mean(-1), kept)
 
 
 def attention_distance(student: Tensor, teacher: Tensor, kept: Tensor) -> Tensor:
@@ -39,9 +43,7 @@ def attention_distance(student: Tensor, teacher: Tensor, kept: Tensor) -> Tensor
     """
     teacher = teacher.detach()
     small = 1e-6
-    divergence = (teacher * ((teacher + small).log() - (student + small).log())).sum(-1)
-    mask = kept.to(divergence.dtype)
-    return (divergence * mask).sum() / mask.sum().clamp(min=1)
+    return mean_where((teacher * ((teacher + small).log() - (student + small).log())).sum(-1), kept)
 
 
 def resampled(attention: np.ndarray, frames: int, delay: float = 0.0) -> np.ndarray:
@@ -75,9 +77,7 @@ def frame_distance(
     if window is not None:
         allowed = allowed & near(student_mask, teacher_mask, window)
     attended = attend(teacher.detach(), student, allowed)
-    distance = (teacher.detach() - attended).square().mean(-1)
-    mask = teacher_mask.to(distance.dtype)
-    return (distance * mask).sum() / mask.sum().clamp(min=1)
+    return mean_where((teacher.detach() - attended).square().mean(-1), teacher_mask)
 
 
 def near(student_mask: Tensor, teacher_mask: Tensor, window: float) -> Tensor:

@@ -89,7 +89,7 @@ class DistillStage(SequenceStage):
             batch["last"] = torch.from_numpy(np.stack([own.last for own in heard]).astype(np.float32))
             batch["contexts"], _ = pad([own.contexts for own in heard])
             batch["kept"] = pad([own.kept[:, None] for own in heard])[0][..., 0] > 0
-            if "attention" in weights:
+            if "attention" in self.terms:
                 batch["attention"] = self._attention(heard, clips.frame_counts[chosen])
         return batch
 
@@ -120,7 +120,7 @@ class DistillStage(SequenceStage):
             ),
         }
         for name, weight in zip(TERMS, batch["weights"], strict=True):
-            if name in self.terms and (name in batch or name != "attention"):
+            if name in self.terms:
                 value = distances[name](mapped[name])
                 losses["loss"] = losses["loss"] + weight * value
                 losses[name] = value.detach()

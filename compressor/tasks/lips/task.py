@@ -1,7 +1,7 @@
 """Lip reading taught by a speech recogniser, after LIBS (Zhao et al., AAAI 2020).
 
 Both are one kind of seq2seq model. The recogniser is trained on sound and then frozen; the reader is trained on
-pictures of the same clips with three terms of distillation. The metric is the character error rate, on sentences and
+pictures of the same clips with terms of distillation. The metric is the character error rate, on sentences and
 faces that neither has met.
 """
 
