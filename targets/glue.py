@@ -19,6 +19,7 @@ from targets.graph import Arrays
 
 GROUP = "edge_compressor.tasks"
 BUILTIN = "compressor.tasks"
+SOUND_HZ = 16000
 
 GraphCall = Callable[[Arrays], dict[str, np.ndarray]]
 
@@ -62,12 +63,14 @@ class Answer:
 class Example:
     """One query and what was answered, for the report.
 
-    `query` is a picture (H, W, 1 or 3) uint8, a clip (T, H, W, 1 or 3) uint8 that the page plays, or None.
+    `query` is a picture (H, W, 1 or 3) uint8, a clip (T, H, W, 1 or 3) uint8 that the page plays, or None; `sound` (n,)
+    int16 at SOUND_HZ is heard with it.
     """
 
     title: str
     query: np.ndarray | None
     answers: tuple[Answer, ...]
+    sound: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,9 @@ class Glue(Protocol):
     """The interface of a task's class `Glue(graphs, settings, assets)`.
 
     `graphs` maps a graph's name to a callable feeds -> outputs, `settings` is what the bundle's writer gave, `assets`
-    the directory with the bundle's assets. Where a task has them, two methods more:
+    the directory with the bundle's assets. Where a task has them, three methods more:
 
+        timings(query) -> {name with its unit: number} of one query as it comes in over time, on the clock
         macs(queries, answers) -> {what for: mean MACs per query} of what the glue does itself, beside the graphs
         charts(arrays, macs) -> list[Chart] for the report, of a split; `macs` are those of one call, by graph
     """

@@ -23,6 +23,7 @@ from targets.target import Session
 
 Json = dict[str, Any]
 SINGLE_ROWS = 8
+STREAMED = 30  # queries whose timing is asked of the glue
 
 
 def measure(
@@ -151,7 +152,15 @@ def _time_queries(
         arrays["latency_ms/*"] = timing.samples_ms
         found["latency"] = timing.latency.model_dump(mode="json")
         found["conditions"] = {**timing.conditions.to_json(), "note": timing.conditions.note}
+        found["timings"] = _timings(student, queries[:STREAMED])
     return found
+
+
+def _timings(student: Student, queries: Sequence[Any]) -> Json:
+    """The median of what the glue's clock says of each query, by name; empty where it has none."""
+    ask = getattr(student.glue, "timings", None)
+    rows = [ask(query) for query in queries] if ask else []
+    return {name: float(np.median([row[name] for row in rows])) for name in (rows[0] if rows else ())}
 
 
 def _evaluate(
@@ -171,16 +180,20 @@ def _evaluate(
 
 
 def _examples(student: Student, data: Arrays, count: int, arrays: dict[str, np.ndarray]) -> list[Json]:
-    """Examples as JSON; pictures go into `arrays` and are named in the JSON."""
+    """Examples as JSON; pictures and sounds go into `arrays` and are named in the JSON."""
     found = []
     for i, example in enumerate(student.glue.examples(data, count)):
         pictures = {f"examples/{i}/query": example.query}
         pictures.update({f"examples/{i}/{j}": answer.image for j, answer in enumerate(example.answers)})
         arrays.update({key: np.asarray(image, np.uint8) for key, image in pictures.items() if image is not None})
+        sound = f"examples/{i}/sound" if example.sound is not None else None
+        if sound is not None:
+            arrays[sound] = np.asarray(example.sound, np.int16)
         found.append(
             {
                 "title": example.title,
                 "query": f"examples/{i}/query" if example.query is not None else None,
+                "sound": sound,
                 "answers": [
                     {
                         "image": f"examples/{i}/{j}" if answer.image is not None else None,

@@ -77,6 +77,11 @@ class Measurement:
         return self.report["query"]["calls"] if self.report["query"] else {}
 
     @property
+    def timings(self) -> dict[str, float]:
+        """Of a query that comes in over time, by name with unit; empty where the glue has none or nothing was timed."""
+        return (self.report["query"] or {}).get("timings", {})
+
+    @property
     def peak_bytes(self) -> int | None:
         """Peak resident memory of a fresh process that opens every graph and runs each once; None for an emulator's."""
         return self._resident(self.report.get("peak_bytes"))
@@ -91,7 +96,7 @@ class Measurement:
 
     @property
     def examples(self) -> list[Example]:
-        """Queries and what was answered, with their pictures."""
+        """Queries and what was answered, with their pictures and sounds."""
 
         def picture(name: str | None) -> np.ndarray | None:
             return self.arrays[name] if name is not None else None
@@ -101,6 +106,7 @@ class Measurement:
                 example["title"],
                 picture(example["query"]),
                 tuple(Answer(picture(a["image"]), a["label"], a["correct"]) for a in example["answers"]),
+                picture(example["sound"]),
             )
             for example in self.report["examples"]
         ]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from compressor.data.lips_audio import RATE_HZ, log_mel, resample
+from compressor.data.lips_audio import RATE_HZ, resample
 from compressor.data.lips_clips import Clip, write_clips
 from compressor.data.lips_espeak import Speech, speak
 from compressor.data.lips_mouth import FRAMES_PER_SECOND, Face, movements, render
@@ -93,14 +93,17 @@ def generate(
     for number, speech in enumerate(speak(library, data, requests)):
         words, part, owner = sentences[number], parts[number], owners[number]
         clip_rng = np.random.default_rng([seed, number, *grammar.language.encode()])
-        frames, mel = picture_and_sound(speech, people[owner], clip_rng)
-        yield Clip(frames, mel, grammar.text(words), f"face-{owner}", part, slot_of(grammar, words))
+        frames, audio, phonemes = picture_and_sound(speech, people[owner], clip_rng)
+        yield Clip(frames, audio, grammar.text(words), f"face-{owner}", part, slot_of(grammar, words), phonemes)
         if number % 50 == 49 or number + 1 == len(sentences):
             progress(f"{grammar.language} clips", number + 1, len(sentences))
 
 
-def picture_and_sound(speech: Speech, face: Face, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """frames (t, H, W) uint8 and log-mel (u, mels), of equal duration, with up to 0.16 s of silence at both ends."""
+def picture_and_sound(
+    speech: Speech, face: Face, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, list[tuple[float, str]]]:
+    """frames (t, H, W) uint8 and audio (n,) float32 at RATE_HZ, of equal duration, with up to 0.16 s of silence at both
+    ends, and the phonemes of the audio, each with its start in ms."""
     before, after = rng.uniform(40, 160, 2)
     audio = speech.audio.astype(np.float32) / 32768
     silence = [np.zeros(round(ms * speech.rate_hz / 1000), np.float32) for ms in (before, after)]
@@ -110,7 +113,7 @@ def picture_and_sound(speech: Speech, face: Face, rng: np.random.Generator) -> t
     phonemes = [(start + before, name) for start, name in speech.phonemes]
     spoken_ms = before + 1000 * len(speech.audio) / speech.rate_hz
     mouth = movements(phonemes, spoken_ms, frames, rng)
-    return render(face, mouth, rng), log_mel(audio)
+    return render(face, mouth, rng), audio, phonemes
 
 
 def spoken(grammar: Grammar, words: list[str]) -> str:
@@ -129,5 +132,5 @@ source = Source(
     summary="8,000 spoken commands, English and Mandarin: synthetic speech and a simulated mouth",
     packages=(ESPEAK,),
     build=build,
-    revision=2,
+    revision=3,
 )

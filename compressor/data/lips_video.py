@@ -22,14 +22,14 @@ from typing import Any
 
 import numpy as np
 
-from compressor.data.lips_audio import RATE_HZ, log_mel
+from compressor.data.lips_audio import RATE_HZ
 from compressor.data.lips_clips import Clip, write_clips
 from compressor.data.source import build_once, read_manifest
 from compressor.extras import needs
 from profiles.errors import RequestError
 from profiles.storage import cache_root
 
-REVISION = 1
+REVISION = 2
 FRAMES_PER_SECOND = 25
 MOUTH = slice(48, 68)
 WIDER = 2.0  # the crop's width, in mouths
@@ -128,7 +128,7 @@ def read_clip(root: Path, layout: VideoLayout, name: str, part: str, height_px: 
     sentence = "".join(sentence.split()) if layout.language == "cmn" else " ".join(sentence.lower().split())
     if not sentence:
         raise RequestError(f"{text}: its first line has no text")
-    return Clip(frames, log_mel(whole), sentence, name.split("/")[0], part)
+    return Clip(frames, whole, sentence, name.split("/")[0], part)
 
 
 def read_video(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -34,7 +34,8 @@ class DetailsWriter:
         self.details: dict[str, Any] = {
             "schema": 1, "layers": {}, "latency_samples_ms": {}, "teachers": {}, "examples": {}, "examples_from": {},
             "credits": [], "training": {}, "devices": {device.name: device.summary for device in devices}, "notes": {},
-            "extra_metrics": {}, "against_float": {}, "macs": {}, "charts": {}, "choices": [], "remarks": [],
+            "extra_metrics": {}, "timings": {}, "against_float": {}, "macs": {}, "charts": {}, "choices": [],
+            "remarks": [],
         }  # fmt: skip
 
     def add_subject(self, subject: Subject) -> list[str]:
@@ -106,6 +107,8 @@ class DetailsWriter:
         evaluation = found.evaluation(split)
         if evaluation is not None and evaluation.extras:
             self.details["extra_metrics"][key] = dict(evaluation.extras)
+        if found.timings:
+            self.details["timings"][key] = found.timings
         if whole.status != "verified" or not found.examples:
             return
         rank = EXAMPLE_PRECISIONS.index(whole.precision_requested)
@@ -137,10 +140,11 @@ def _thinned(samples: np.ndarray) -> list[float]:
 
 
 def _example(example: Any) -> dict[str, Any]:
-    from compressor.report.pictures import encode_png
+    from compressor.report.pictures import encode_png, encode_wav
 
     def picture(image: np.ndarray | None) -> str | None:
         return encode_png(image) if image is not None else None
 
     answers = [{"label": a.label, "correct": a.correct, "png": picture(a.image)} for a in example.answers]
-    return {"title": example.title, "query_png": picture(example.query), "answers": answers}
+    sound = encode_wav(example.sound) if example.sound is not None else None
+    return {"title": example.title, "query_png": picture(example.query), "query_wav": sound, "answers": answers}

@@ -46,6 +46,7 @@ class Example(_Strict):
 
     title: str
     query_png: str | None = None
+    query_wav: str | None = None  # base64 of a WAV file: 16-bit PCM, one channel
     query_text: str | None = None
     answers: list[Answer]
     truth: Answer | None = None  # the right one, when it is not among `answers`
@@ -122,6 +123,7 @@ class Details(_Strict):
     devices: dict[str, str] = {}  # device -> its profile's summary
     notes: dict[str, list[str]] = {}  # same keys as latency_samples_ms: what the runtime did that a reader should know
     extra_metrics: dict[str, dict[str, float]] = {}  # same keys; further metrics by name, e.g. acc@5
+    timings: dict[str, dict[str, float]] = {}  # same keys; of a query that comes in over time, by name with unit
     against_float: dict[str, AgainstFloat] = {}  # same keys
     macs: dict[str, dict[str, float]] = {}  # student -> the parts of a query's MACs: graphs, and what the glue does
     charts: dict[str, list[ScatterChart | SharesChart]] = {}  # student -> what its task draws

@@ -1,16 +1,18 @@
-"""Pictures of queries and answers: checked, and small enough for the page."""
+"""Pictures and sounds of queries and answers: checked, and small enough for the page."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import io
+import wave
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from compressor.report.details import Answer, Example
 from profiles.errors import RequestError, require
+from targets.glue import SOUND_HZ
 
 LARGEST_PX = 192  # shown at half of this, so that it is sharp on dense screens
 DATA = "data:image/png;base64,"
@@ -40,6 +42,7 @@ class ShownExample:
     answers: list[ShownAnswer]
     truth: ShownAnswer | None
     rank: int | None  # of the right answer, from 1; None: not known
+    sound: str | None  # data:
 
     @property
     def found(self) -> bool:
@@ -56,6 +59,11 @@ def encode_png(image: Any) -> str:
     return _to_png([image_module.fromarray(each) for each in (pixels if image.ndim == 4 else [pixels])])
 
 
+def encode_wav(samples: Any) -> str:
+    """Sound (n,) int16 at SOUND_HZ as base64 of a WAV file, for details.json."""
+    return _to_wav(samples.astype("<i2").tobytes(), SOUND_HZ)
+
+
 def shown_examples(examples: Mapping[str, Sequence[Example]]) -> dict[str, list[ShownExample]]:
     """Decode every picture. Raises RequestError for one that is not a picture."""
     return {student: [_example(student, each) for each in some] for student, some in examples.items() if some}
@@ -68,6 +76,7 @@ def _example(student: str, example: Example) -> ShownExample:
     return ShownExample(
         title=example.title, text=example.query_text, picture=_picture(example.query_png, where), answers=answers,
         truth=_answer(example.truth, where) if example.truth else None, rank=first or example.rank,
+        sound=_sound(example.query_wav, where),
     )  # fmt: skip
 
 
@@ -92,6 +101,30 @@ def _picture(encoded: str | None, where: str) -> Picture | None:
     middle = DATA + _to_png([stills[len(stills) // 2]]) if len(stills) > 1 else None
     width, height = stills[0].size
     return Picture(DATA + _to_png(stills), width, height, middle)
+
+
+def _sound(encoded: str | None, where: str) -> str | None:
+    """Decode base64 of a WAV file and encode it again, so that the page holds nothing but samples."""
+    if encoded is None:
+        return None
+    try:
+        with wave.open(io.BytesIO(base64.b64decode(encoded, validate=True))) as file:
+            if (file.getnchannels(), file.getsampwidth()) != (1, 2):
+                raise wave.Error("not 16-bit mono")
+            return "data:audio/wav;base64," + _to_wav(file.readframes(file.getnframes()), file.getframerate())
+    except (binascii.Error, EOFError, wave.Error) as error:
+        raise RequestError(f"{where}: not a WAV file in base64 ({error})") from None
+
+
+def _to_wav(samples: bytes, rate_hz: int) -> str:
+    """Base64 of a WAV file of 16-bit samples, one channel."""
+    stored = io.BytesIO()
+    with wave.open(stored, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate_hz)
+        file.writeframes(samples)
+    return base64.b64encode(stored.getvalue()).decode("ascii")
 
 
 def _to_png(images: Sequence[Any]) -> str:

@@ -18,6 +18,7 @@ class Row:
     record: Record
     notes: list[str]
     extra: dict[str, float]  # further metrics by name
+    timings: dict[str, float]  # of a query that comes in over time, by name with unit
     paired: AgainstFloat | None = None
 
     @property
@@ -133,7 +134,9 @@ def rows_of(records: Sequence[Record], details: Details) -> list[Row]:
     def row(record: Record) -> Row:
         key = record_key(record)
         paired = details.against_float.get(key)
-        return Row(record, details.notes.get(key, []), details.extra_metrics.get(key, {}), paired)
+        return Row(
+            record, details.notes.get(key, []), details.extra_metrics.get(key, {}), details.timings.get(key, {}), paired
+        )
 
     return [row(record) for record in records]
 

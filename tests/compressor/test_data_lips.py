@@ -79,21 +79,26 @@ def test_sentences_differ_and_every_chinese_character_has_its_pinyin() -> None:
 def test_picture_and_sound_are_equally_long() -> None:
     need_module("scipy")
     speech = Speech(22050, np.zeros(20000, np.int16), [(0.0, "p"), (300.0, "a")])
-    frames, mel = picture_and_sound(speech, Face.draw(np.random.default_rng(0)), np.random.default_rng(1))
-    assert len(frames) * RATE_HZ // 25 == len(mel) * HOP
+    face, rng = Face.draw(np.random.default_rng(0)), np.random.default_rng(1)
+    frames, audio, phonemes = picture_and_sound(speech, face, rng)
+    assert len(frames) * RATE_HZ // 25 == len(audio) == len(log_mel(audio)) * HOP
+    assert [name for _, name in phonemes] == ["p", "a"] and phonemes[1][0] - phonemes[0][0] == 300
 
 
 def test_clips_are_read_as_they_were_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     made = [
-        Clip(rng.integers(0, 256, (n, 4, 6), dtype=np.uint8), rng.random((4 * n, 3)), f"text {n}", "face", part)
+        Clip(rng.integers(0, 256, (n, 4, 6), dtype=np.uint8), rng.uniform(-1, 1, n * 640), f"text {n}", "face", part)
         for n, part in ((3, "train"), (5, "test"))
     ]
     assert write_clips(tmp_path, "cmn", MANDARIN.pinyin, iter(made)) == {"train": 1, "validation": 0, "test": 1}
     read = Clips(tmp_path)
     assert read.romanised("打给老包今天九点") == "da gei lao bao jin tian jiu dian"
+    first, end = read.romanised_slot("打给老包今天九点", (2, 4))
+    assert "da gei lao bao jin tian jiu dian"[first:end] == "lao bao" and read.romanised_slot("打给", (0, 1)) == (0, 2)
     assert np.array_equal(read.frames(1), made[1].frames) and read.texts == ["text 3", "text 5"]
-    assert np.allclose(read.mel(1), made[1].mel, atol=1e-3) and read.part("test").tolist() == [1]
+    assert np.allclose(read.mel(1), log_mel(made[1].audio), atol=1e-2) and read.part("test").tolist() == [1]
+    assert np.abs(read.audio(1) - made[1].audio).max() < 0.023 and len(read.audio(0)) == 3 * 640
     with pytest.raises(RequestError, match="no clips"):
         write_clips(tmp_path / "none", "en", {}, iter([]))
 
@@ -111,9 +116,9 @@ def test_espeak_gives_the_same_clips_twice_and_parts_share_no_face_or_sentence(t
     for grammar in GRAMMARS.values():
         twice = [list(generate(grammar, library, data, counts, faces, 0, lambda *_: None)) for _ in range(2)]
         assert all(
-            np.array_equal(a.frames, b.frames) and np.array_equal(a.mel, b.mel) for a, b in zip(*twice, strict=True)
+            np.array_equal(a.frames, b.frames) and np.array_equal(a.audio, b.audio) for a, b in zip(*twice, strict=True)
         )
-        assert all(20 < len(clip.frames) < 100 and clip.mel.max() > -12 for clip in twice[0])
+        assert all(20 < len(clip.frames) < 100 and np.abs(clip.audio).max() > 0.01 for clip in twice[0])
         for attribute in ("face", "text"):
             parts = [{getattr(c, attribute) for c in twice[0] if c.part == part} for part in counts]
             assert not (parts[0] & parts[1] or parts[0] & parts[2] or parts[1] & parts[2])

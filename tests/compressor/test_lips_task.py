@@ -17,7 +17,7 @@ from compressor.data.lips_clips import write_clips
 from compressor.recipe import load_recipe
 from compressor.tasks.lips.batches import previous, similar_clips, varied_frames
 from compressor.tasks.lips.encoders import BiGRU, CausalEncoder
-from compressor.tasks.lips.glue import Stream, clips_of
+from compressor.tasks.lips.glue import LAST_TO_TEXT_MS, TIMES_REAL_TIME, Stream, clips_of
 from compressor.tasks.lips.networks import Decoder, Encoded, gru_cell
 from compressor.tasks.lips.task import Task
 from compressor.tasks.lips.teacher import align
@@ -26,6 +26,7 @@ from compressor.train import distill
 from profiles.errors import RequestError
 from targets.bundle import Bundle
 from tests.compressor.lips_toy import clips, write_toy
+from tests.tools import need_module
 
 SMALL = [
     "train.validate_every=null", "stages.teacher.batch=8", "stages.distill.batch=8", "teacher.encoder.dim=32",
@@ -89,8 +90,23 @@ def test_the_bundle_says_what_was_read_and_heard(run: Path) -> None:
     assert "sentence accuracy" in found.extras and "letter accuracy" in found.extras
     example = glue.examples(arrays, 2)[0]
     assert [answer.label.split(":")[0] for answer in example.answers] == ["read", "heard"]
+    assert example.sound is not None and len(example.sound) == len(example.query) * 640
     with pytest.raises(RequestError, match="at most 32"):
         glue(np.zeros((33, 32, 48), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "module"), [("onnx", "onnxruntime"), ("openvino", "openvino"), ("tflite", "ai_edge_litert")]
+)
+def test_every_runtime_reads_what_torch_reads(run: Path, runtime: str, module: str) -> None:
+    need_module(module)
+    bundle = run / "run" / "bundle"
+    arrays = Bundle.open(bundle).split("test")
+    on_torch: Any = targets.load(bundle).glue
+    compiled: Any = targets.load(bundle, runtime).glue
+    assert compiled.texts(arrays) == on_torch.texts(arrays)
+    timings = compiled.timings(clips_of(arrays)[0])
+    assert timings[TIMES_REAL_TIME] > 0 and timings[LAST_TO_TEXT_MS] > 0
 
 
 def test_a_causal_encoder_does_not_see_what_comes_later() -> None:

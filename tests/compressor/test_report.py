@@ -232,6 +232,7 @@ def test_wrong_input_is_one_line_that_names_the_file(tmp_path):
         (lambda d: d["latency_samples_ms"].update(x=[float("nan")]), "details.json: latency_samples_ms.x"),
         (lambda d: d["examples"][STUDENT][0].update(query_png="bm90IGEgcGljdHVyZQ=="), "not a PNG or JPEG"),
         (lambda d: d["examples"][STUDENT][0].update(query_png="***"), "not a PNG or JPEG"),
+        (lambda d: d["examples"][STUDENT][0].update(query_wav="bm90IGEgc291bmQ="), "not a WAV file"),
     ):
         value = details(results()[1])
         change(value)

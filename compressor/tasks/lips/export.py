@@ -135,6 +135,8 @@ def split_arrays(task: Task, chosen: np.ndarray) -> dict[str, np.ndarray]:
         "texts": np.array([task.texts[index] for index in chosen]),
         "heard": np.array(task.hear(chosen)),
         "slots": np.array(slots, np.int64),
+        "sound": np.concatenate([task.clips.companded(int(index)) for index in chosen]),
+        "samples": task.clips.sample_counts[chosen],
     }
 
 

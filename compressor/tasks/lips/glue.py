@@ -18,17 +18,19 @@ dim), "mask", "state1", "state2" (batch, hidden) -> "logits", "state1_out", "sta
 
 Arrays of a split: `frames` (all frames, H, W) uint8, clip after clip; `counts` (n,) frames of each; `texts` (n,) what
 is said; `heard` (n,) what the recogniser made of the sound; `slots` (n, 2) place of the hard word, -1 where there is
-none.
+none; `sound` (all samples,) uint8 and `samples` (n,) how many of each clip, companded (lips_audio.mu_law).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from compressor.data.lips_audio import from_mu_law
 from compressor.tasks.lips.beam import Reading, beam_search
 from compressor.tasks.lips.vocabulary import Vocabulary, edit_distance, slot_is_right
 from profiles.errors import RequestError
@@ -36,6 +38,7 @@ from targets.glue import Answer, Evaluation, Example, GraphCall, evenly_spread
 from targets.graph import Arrays
 
 METRIC = "CER"
+TIMES_REAL_TIME, LAST_TO_TEXT_MS = "times faster than real time", "last picture to text, ms"
 CHUNK = 32  # clips that are read side by side while evaluating
 
 
@@ -90,6 +93,21 @@ class Glue:
     def __call__(self, query: np.ndarray) -> str:
         """What a clip, (t, H, W) uint8, says. Batch 1, picture by picture, as on the device."""
         return self.vocabulary.text(self.read([query])[0].tokens)
+
+    def timings(self, query: np.ndarray) -> dict[str, float]:
+        """Of a clip (t, H, W) uint8 that comes in picture by picture: seconds of video per second of work, and what is
+        still to do when its last picture is there. Empty where the student does not stream."""
+        if self.state is None:
+            return {}
+        stream, began = Stream(self), time.perf_counter()
+        last = began
+        for picture in query:
+            last = time.perf_counter()
+            stream.push(picture[None])
+        stream.texts()
+        end = time.perf_counter()
+        seconds = len(query) / float(self.settings["frames_per_second"])
+        return {TIMES_REAL_TIME: seconds / (end - began), LAST_TO_TEXT_MS: 1000 * (end - last)}
 
     def read(self, clips: Sequence[np.ndarray]) -> list[Reading]:
         """The best hypothesis for each clip; they go through the graphs side by side."""
@@ -161,6 +179,7 @@ class Glue:
         clips = clips_of(arrays)
         chosen = evenly_spread(len(clips), count)
         readings = self.read([clips[index] for index in chosen])
+        sounds = sounds_of(arrays)
         examples = []
         for index, reading in zip(chosen, readings, strict=True):
             truth, heard = str(arrays["texts"][index]), str(arrays["heard"][index])
@@ -170,7 +189,7 @@ class Glue:
                 Answer(looked, f"read: {read}", read == truth),
                 Answer(None, f"heard: {heard}", heard == truth),
             )
-            examples.append(Example(truth, clips[index][..., None], answers))
+            examples.append(Example(truth, clips[index][..., None], answers, sounds[index] if sounds else None))
         return examples
 
 
@@ -198,6 +217,14 @@ def clips_of(arrays: Arrays) -> list[np.ndarray]:
     if missing:
         raise RequestError(f"the split has no array {missing[0]!r}, so it is none of the lips task")
     return np.split(arrays["frames"], np.cumsum(arrays["counts"])[:-1])
+
+
+def sounds_of(arrays: Arrays) -> list[np.ndarray] | None:
+    """The sound of a split's clips, (n,) int16 each; None where the split has none."""
+    if "sound" not in arrays:
+        return None
+    whole = (from_mu_law(arrays["sound"]) * 32767).round().astype(np.int16)
+    return np.split(whole, np.cumsum(arrays["samples"])[:-1])
 
 
 def attention_picture(attention: np.ndarray, zoom: int = 4) -> np.ndarray:

@@ -88,7 +88,10 @@ class Task(BaseTask):
         if pinyin and not clips.pinyin:
             raise RequestError(f"data.text: pinyin: {config.data.source} does not say how its characters are read")
         self.texts = [clips.romanised(text) if pinyin else text for text in clips.texts]
-        self.slots = [None if pinyin else slot for slot in clips.slots]
+        self.slots = [
+            clips.romanised_slot(text, slot) if pinyin and slot else slot
+            for text, slot in zip(clips.texts, clips.slots, strict=True)
+        ]
         self.vocabulary = Vocabulary.of(self.texts)
         self.tokens = [self.vocabulary.tokens(text) for text in self.texts]
         longest = int(clips.frame_counts.max())

@@ -55,10 +55,10 @@ def edit_distance(a: Sequence[object], b: Sequence[object]) -> int:
 
 
 def slot_is_right(read: str, truth: str, slot: tuple[int, int]) -> bool:
-    """Whether the characters at `slot` of the truth, a word of it, were read at the same place: as the word of the same
-    number where there are spaces, else as the same characters."""
+    """Whether the characters at `slot` of the truth, one or more words of it, were read at the same place: as the words
+    of the same numbers where there are spaces, else as the same characters."""
     first, end = slot
     if " " not in truth:
         return read[first:end] == truth[first:end]
-    words, number = read.split(" "), truth[:first].count(" ")
-    return number < len(words) and words[number] == truth[first:end]
+    own, number = truth[first:end].split(" "), truth[:first].count(" ")
+    return read.split(" ")[number : number + len(own)] == own
