@@ -2,12 +2,13 @@
 
     python benchmarks/lips.py                      # hours on two cores; goes on where it was stopped
     python benchmarks/lips.py --only full quarter  # some parts, no results file; two of these may run side by side
+    python benchmarks/lips.py --kept               # train nothing: what is there, with as many seeds as there are
     python benchmarks/lips.py --quick              # a few steps of everything: does it run?
 
 Voices are synthetic and mouths are simulated (`compressor data fetch lips`); Mandarin is written in pinyin. One
 recogniser per language, trained once. Readers of one comparison share initialisation, clips, order and learning rate.
 Intervals are percentile bootstraps that draw seeds and test clips; differences are paired in both. Test sentences and
-faces are in no other part.
+faces are in no other part. A row names its seeds; a difference is that of the seeds which both have.
 
 Parts: `teachers`; `full` (none, all terms); `early` (all in 60 % of the steps); `longer` (none in twice the steps: has
 it converged?); `quarter` (a quarter of the clips); `terms` (each alone, and LIBS' three); `mandarin`; `paper` (LIBS'
@@ -153,6 +154,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1600, help="of every reader")
     parser.add_argument("--teacher-steps", type=int, default=1600)
+    parser.add_argument("--kept", action="store_true", help="train nothing; the seeds of each variant that are there")
     parser.add_argument("--quick", action="store_true", help="a few steps, one seed, into runs/lips-quick")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of the recipe")
     arguments = parser.parse_args()
@@ -246,7 +248,7 @@ def rows_of(name: str, scores: Scores, **more: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def difference_rows(names: tuple[str, str], a: Scores, b: Scores) -> list[dict[str, Any]]:
+def difference_rows(names: tuple[str, str], a: Scores, b: Scores, **more: Any) -> list[dict[str, Any]]:
     """a - b of every metric, and the change of the CER relative to b."""
     rows = []
     for metric in a.metrics():
@@ -258,7 +260,7 @@ def difference_rows(names: tuple[str, str], a: Scores, b: Scores) -> list[dict[s
         for kind, (values, value) in kinds.items():
             low, high = np.percentile(values, [2.5, 97.5])
             common = {"task": "lips", "variant": f"{names[0]} minus {names[1]}", "metric": kind, "value": float(value)}
-            rows.append({**common, "ci95": [float(low), float(high)], "n": a.errors.shape[1]})
+            rows.append({**common, "ci95": [float(low), float(high)], "n": a.errors.shape[1], **more})
     return rows
 
 
@@ -377,49 +379,63 @@ def own_settings(arguments: argparse.Namespace, name: str) -> list[str]:
     return [*own, *others, variant.language, f"{variant.steps}"]
 
 
-def part_of(arguments: argparse.Namespace, parts: Parts, name: str, seed: int) -> dict[str, Any]:
-    """A reader's part."""
-    return parts.get(f"{name} seed {seed}", read, arguments, name, seed, of=own_settings(arguments, name))
+def part_of(arguments: argparse.Namespace, parts: Parts, name: str, seed: int) -> dict[str, Any] | None:
+    """A reader's part; None if it is not there and nothing shall be trained."""
+    label, of = f"{name} seed {seed}", own_settings(arguments, name)
+    return parts.kept(label, of) if arguments.kept else parts.get(label, read, arguments, name, seed, of=of)
 
 
-def languages_of(only: Sequence[str]) -> set[str]:
-    """Those whose teacher these parts need."""
-    if "teachers" in only:
-        return set(LANGUAGES)
-    readers = [name for part in only for name in PART_VARIANTS.get(part, ["all"])]
-    return {VARIANTS[name].language for name in readers}
+def tests_of(arguments: argparse.Namespace, parts: Parts) -> dict[str, dict[str, Any]]:
+    """The test part of every language that these parts are in."""
+    readers = [name for part in arguments.only for name in PART_VARIANTS.get(part, ["all"])]
+    wanted = set(LANGUAGES) if "teachers" in arguments.only else {VARIANTS[name].language for name in readers}
+    labels = {language: f"teacher {language}" for language in LANGUAGES if language in wanted}
+    if arguments.kept:
+        found = {language: parts.kept(label) for language, label in labels.items()}
+        return {language: test for language, test in found.items() if test is not None}
+    return {language: parts.get(label, heard, arguments, language) for language, label in labels.items()}
+
+
+def device_rows(arguments: argparse.Namespace, parts: Parts) -> list[dict[str, Any]]:
+    """Of the deployed reader."""
+    of = own_settings(arguments, DEVICE_READER)
+    rows: list[dict[str, Any]] = []
+    for label, measure in (("speed", speed_rows), ("int8", int8_rows)):
+        found = parts.kept(label, of) if arguments.kept else parts.get(label, measure, arguments, of=of)
+        rows += found["rows"] if found else []
+    return rows
 
 
 def collect(arguments: argparse.Namespace, parts: Parts) -> list[dict[str, Any]]:
     """Run what is asked for, a seed of every variant of a part before the next; the rows of all that is asked for."""
     rows: list[dict[str, Any]] = []
-    scores: dict[str, Scores] = {}
-    tests = {
-        language: parts.get(f"teacher {language}", heard, arguments, language)
-        for language in LANGUAGES
-        if language in languages_of(arguments.only)
-    }
+    readers: dict[str, dict[int, dict[str, Any]]] = {}  # by variant and seed
+    tests = tests_of(arguments, parts)
+
+    def scores(name: str, seeds: Sequence[int]) -> Scores:
+        return scores_of(tests[VARIANTS[name].language], [readers[name][seed]["read"] for seed in seeds])
+
     for part in arguments.only:
         if part == "teachers":
             for language, test in tests.items():
                 own = scores_of(test, [test["heard"]])
                 rows += rows_of(f"teacher {language}", own, parameters=test["parameters"])
         elif part == "device":
-            of = own_settings(arguments, DEVICE_READER)
-            for label, measure in (("speed", speed_rows), ("int8", int8_rows)):
-                rows += parts.get(label, measure, arguments, of=of)["rows"]
+            rows += device_rows(arguments, parts)
         else:
-            runs: dict[str, list[dict[str, Any]]] = {name: [] for name in PART_VARIANTS[part]}
             for seed in arguments.seeds:
-                for name in runs:
-                    runs[name].append(part_of(arguments, parts, name, seed))
-            for name, found in runs.items():
-                test = tests[VARIANTS[name].language]
-                scores[name] = scores_of(test, [own["read"] for own in found])
-                curves = [own["validation_curve"] for own in found]
-                rows += rows_of(name, scores[name], **found[0]["costs"], validation_curves=curves)
-    compared = [pair for pair in COMPARISONS if set(pair) <= set(scores)]
-    return rows + [row for pair in compared for row in difference_rows(pair, scores[pair[0]], scores[pair[1]])]
+                for name in PART_VARIANTS[part]:
+                    found = part_of(arguments, parts, name, seed)
+                    if found is not None:
+                        readers.setdefault(name, {})[seed] = found
+    for name, seeds in readers.items():
+        curves = [own["validation_curve"] for own in seeds.values()]
+        costs = next(iter(seeds.values()))["costs"]
+        rows += rows_of(name, scores(name, list(seeds)), **costs, seeds=list(seeds), validation_curves=curves)
+    for pair in COMPARISONS:
+        if set(pair) <= set(readers) and (common := [seed for seed in readers[pair[0]] if seed in readers[pair[1]]]):
+            rows += difference_rows(pair, scores(pair[0], common), scores(pair[1], common), seeds=common)
+    return rows
 
 
 def main() -> None:
@@ -431,7 +447,8 @@ def main() -> None:
     for item in rows:
         low, high = item.get("ci95") or (float("nan"), float("nan"))
         value = item.get("value", item.get("drop", float("nan")))
-        print(f"{item['variant']:48s} {item.get('metric') or '':26s} {value:8.4f}  [{low:.4f}, {high:.4f}]")
+        seeds = f"seeds {item['seeds']}" if "seeds" in item else ""
+        print(f"{item['variant']:48s} {item.get('metric') or '':26s} {value:8.4f}  [{low:.4f}, {high:.4f}]  {seeds}")
 
 
 if __name__ == "__main__":

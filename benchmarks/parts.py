@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,25 +34,42 @@ class Parts:
     ) -> dict[str, Any]:
         """What `measure(*arguments)` gave: kept, or measured now. `of`: settings of this part alone, beside all
         parts'."""
-        from compressor.recipe import canonical_hash
         from profiles.checkout import checkout_commit
         from profiles.host import host_info
-        from profiles.storage import read_json, write_json
+        from profiles.storage import write_json
 
-        path = self.directory / f"{re.sub(r'[^a-z0-9-]+', '-', label.lower())}.json"
-        part = read_json(path) if path.exists() else None
-        settings = canonical_hash([self.settings, *of]) if of else self.settings
-        if part is None or part["settings"] != settings:
+        kept = self.kept(label, of)
+        if kept is None:
             before, commit = spent_here(), checkout_commit()
             found = measure(*arguments)
-            about = {"settings": settings, "commit": commit, "host": host_info()["cpu"]}
+            about = {"settings": self._settings_of(of), "commit": commit, "host": host_info()["cpu"]}
             date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             minutes = round((spent_here() - before) / 60, 2)
-            part = {"label": label, **about, "date": date, "minutes": minutes, "found": dict(found)}
+            part: dict[str, Any] = {"label": label, **about, "date": date, "minutes": minutes, "found": dict(found)}
             self.directory.mkdir(parents=True, exist_ok=True)
-            write_json(path, part)
+            write_json(self._path(label), part)
+            self.minutes[label] = minutes
+            kept = part["found"]
+        return kept
+
+    def kept(self, label: str, of: Sequence[str] = ()) -> dict[str, Any] | None:
+        """What is kept of a part with these settings; None if nothing is."""
+        from profiles.storage import read_json
+
+        path = self._path(label)
+        part = read_json(path) if path.exists() else None
+        if part is None or part["settings"] != self._settings_of(of):
+            return None
         self.minutes[label] = part["minutes"]
         return part["found"]
+
+    def _path(self, label: str) -> Path:
+        return self.directory / f"{re.sub(r'[^a-z0-9-]+', '-', label.lower())}.json"
+
+    def _settings_of(self, of: Sequence[str]) -> str:
+        from compressor.recipe import canonical_hash
+
+        return canonical_hash([self.settings, *of]) if of else self.settings
 
 
 def packed(right: np.ndarray) -> str:

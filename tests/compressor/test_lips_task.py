@@ -18,10 +18,10 @@ from compressor.recipe import load_recipe
 from compressor.tasks.lips.batches import previous, similar_clips, varied_frames
 from compressor.tasks.lips.encoders import BiGRU, CausalEncoder
 from compressor.tasks.lips.glue import LAST_TO_TEXT_MS, TIMES_REAL_TIME, Stream, clips_of
-from compressor.tasks.lips.networks import Decoder, Encoded, gru_cell
+from compressor.tasks.lips.networks import Decoder, Encoded, gru_cell, with_own_characters
 from compressor.tasks.lips.task import Task
 from compressor.tasks.lips.teacher import align
-from compressor.tasks.lips.vocabulary import EDGE
+from compressor.tasks.lips.vocabulary import BLANK, EDGE, FIRST
 from compressor.train import distill
 from profiles.errors import RequestError
 from targets.bundle import Bundle
@@ -178,6 +178,21 @@ def test_a_random_share_of_the_previous_characters_is_wrong_and_the_first_never(
     before = previous(target, 10, 0.15, rng)
     assert bool((before[:, 0] == EDGE).all())
     assert float((before[:, 1:] != 5).float().mean()) == pytest.approx(0.15 * 7 / 8, abs=0.01)  # 1 of 8 draws a 5
+
+
+def test_the_models_own_characters_are_those_it_writes_after_the_right_ones() -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(9, 4, 5, 6, 0.0).eval()
+    encoded = Encoded(torch.randn(2, 9, 6), torch.ones(2, 9).bool(), torch.zeros(2, 6))
+    before = torch.tensor([[EDGE, 2, 5, 3], [EDGE, 3, 3, BLANK]])
+    written = decoder(encoded, before).logits.argmax(-1)
+    own = torch.tensor([[True, True, False, True], [True, True, True, True]])
+    found = with_own_characters(decoder, encoded, before, own)
+    for row, place in ((0, 1), (0, 3), (1, 1), (1, 2)):
+        character = int(written[row, place - 1])
+        assert int(found[row, place]) == (character if character >= FIRST else int(before[row, place]))
+    assert found[:, 0].tolist() == [EDGE, EDGE] and int(found[0, 2]) == 5 and int(found[1, 3]) == BLANK
+    assert torch.equal(with_own_characters(decoder, encoded, before, torch.zeros_like(own)), before)
 
 
 def test_every_clip_is_as_likely_and_batches_are_of_similar_length() -> None:

@@ -42,8 +42,7 @@ def targets(texts: list[list[int]]) -> Tensor:
 def previous(target: Tensor, vocabulary: int, share: float, rng: np.random.Generator) -> Tensor:
     """What the decoder is told was before each character: EDGE, then the text, `share` of it drawn at random.
 
-    A reader makes mistakes and must go on after them (scheduled sampling, Bengio et al. 2015; drawn uniformly instead
-    of from the model, so that all steps are one call).
+    A reader makes mistakes and must go on after them. With the model's own, see `networks.with_own_characters`.
     """
     before = torch.cat([torch.full((len(target), 1), EDGE), target[:, :-1]], dim=1).numpy()
     wrong = rng.integers(FIRST, vocabulary, before.shape)

@@ -78,6 +78,10 @@ class SequenceStageConfig(Section):
     random_characters: float = Field(
         default=0.15, ge=0, lt=1, description="share of the previous characters that are drawn at random in training"
     )
+    own_characters: float = Field(
+        default=0.0, ge=0, lt=1,
+        description="share of the previous characters that are the model's own, reached linearly at the last step",
+    )  # fmt: skip
     ema: float = Field(default=0.99, ge=0, lt=1, description="decay of the weights' moving average, which is kept")
 
 

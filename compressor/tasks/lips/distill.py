@@ -80,7 +80,7 @@ class DistillStage(SequenceStage):
         clips = self.task.clips
         chosen = self.choose(rng, clips.frame_counts)
         frames, mask = pad([varied_frames(clips.frames(int(i)), rng, self.settings.augment) for i in chosen])
-        batch: dict[str, Any] = {"frames": frames, "mask": mask, **self.texts(chosen, rng)}
+        batch: dict[str, Any] = {"frames": frames, "mask": mask, **self.texts(chosen, step, rng)}
         weights = self.weights(step)
         batch["weights"] = torch.tensor([weights.get(name, 0.0) for name in TERMS])
         if weights:
@@ -102,7 +102,7 @@ class DistillStage(SequenceStage):
         return pad(wide)[0].transpose(1, 2)
 
     def loss(self, modules: Mapping[str, nn.Module], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        encoded, decoded, ctc = modules["student"](batch["frames"], batch["mask"], batch["previous"])
+        encoded, decoded, ctc = modules["student"](batch["frames"], batch["mask"], batch["previous"], batch.get("own"))
         base = seq2seq_loss(decoded, ctc, encoded.mask, batch["target"], self.settings.ctc)
         losses = {"loss": base, "base": base.detach()}
         if "memory" not in batch:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from compressor.tasks.lips.encoders import AudioFrontEnd, BiGRU, CausalEncoder, VideoFrontEnd
-from compressor.tasks.lips.vocabulary import BLANK, EDGE
+from compressor.tasks.lips.vocabulary import BLANK, EDGE, FIRST
 
 MASKED = 16.0  # what a frame that does not exist loses in its attention score; finite, so that int8 can say it
 
@@ -104,10 +104,27 @@ class Seq2Seq(nn.Module):
         memory = self.encoder(x, mask)
         return Encoded(memory, mask, self.encoder.last(memory, mask))
 
-    def forward(self, inputs: Tensor, mask: Tensor, previous: Tensor) -> tuple[Encoded, Decoded, Tensor]:
-        """Also the CTC layer's logits, (batch, frames, vocabulary)."""
+    def forward(
+        self, inputs: Tensor, mask: Tensor, previous: Tensor, own: Tensor | None = None
+    ) -> tuple[Encoded, Decoded, Tensor]:
+        """Also the CTC layer's logits, (batch, frames, vocabulary). `own`: see `with_own_characters`."""
         encoded = self.encode(inputs, mask)
+        if own is not None:
+            previous = with_own_characters(self.decoder, encoded, previous, own)
         return encoded, self.decoder(encoded, previous), self.ctc(encoded.memory)
+
+
+@torch.no_grad()
+def with_own_characters(decoder: Decoder, encoded: Encoded, previous: Tensor, own: Tensor) -> Tensor:
+    """`previous` (batch, characters), where `own`, of the same shape, is true with what the decoder itself wrote there.
+
+    Scheduled sampling (Bengio et al. 2015) in two runs instead of one per character (Mihaylova and Martins 2019): the
+    decoder writes every character after the right ones, then again after its own.
+    """
+    written = decoder(encoded, previous).logits.argmax(-1)
+    before = torch.cat([previous[:, :1], written[:, :-1]], dim=1)
+    keep = (previous < FIRST) | (before < FIRST)  # the start and the padding stay, and no end stands in the middle
+    return torch.where(own & ~keep, before, previous)
 
 
 def seq2seq_loss(decoded: Decoded, ctc_logits: Tensor, mask: Tensor, targets: Tensor, ctc_weight: float) -> Tensor:

@@ -48,10 +48,18 @@ class SequenceStage(Stage):
         train = self.task.train
         return train[similar_clips(lengths[train], self.sequence_settings.batch, rng)]
 
-    def texts(self, chosen: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+    def texts(self, chosen: np.ndarray, step: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        """The characters to write, those before them, and where the model's own shall stand in their place."""
+        settings = self.sequence_settings
         target = targets([self.task.tokens[index] for index in chosen])
-        share = self.sequence_settings.random_characters
-        return {"target": target, "previous": previous(target, len(self.task.vocabulary), share, rng)}
+        texts = {
+            "target": target,
+            "previous": previous(target, len(self.task.vocabulary), settings.random_characters, rng),
+        }
+        if settings.own_characters:
+            share = settings.own_characters * step / max(1, self.steps - 1)
+            texts["own"] = torch.from_numpy(rng.random(target.shape) < share)
+        return texts
 
     def after_step(self, step: int) -> None:
         if self.average is not None:
@@ -87,10 +95,10 @@ class TeacherStage(SequenceStage):
         clips = self.task.clips
         chosen = self.choose(rng, clips.frame_counts)
         mel, mask = pad([noisy_mel(clips.mel(int(index)), rng, self.settings.noise) for index in chosen])
-        return {"mel": mel, "mask": mask, **self.texts(chosen, rng)}
+        return {"mel": mel, "mask": mask, **self.texts(chosen, step, rng)}
 
     def loss(self, modules: Mapping[str, nn.Module], batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        encoded, decoded, ctc = modules["teacher"](batch["mel"], batch["mask"], batch["previous"])
+        encoded, decoded, ctc = modules["teacher"](batch["mel"], batch["mask"], batch["previous"], batch.get("own"))
         return {"loss": seq2seq_loss(decoded, ctc, encoded.mask, batch["target"], self.settings.ctc)}
 
     def validate(self, context: Context) -> dict[str, float]:
