@@ -19,7 +19,7 @@ from compressor.policy import choose
 from compressor.records import Subject
 from compressor.repair import Attempt, Combination, repair
 from compressor.report.collect import DetailsWriter
-from compressor.subjects import is_bundle, open_bundle
+from compressor.subjects import check_subject, is_bundle, open_bundle
 from profiles.checkout import checkout_commit
 from profiles.device import Device, host_info, load_device
 from profiles.errors import MissingError, RequestError
@@ -68,6 +68,7 @@ def bench(request: BenchRequest) -> Results:
     """
     devices = _devices(request)
     combinations = list(_combinations(request, devices))
+    _check_subjects(request)
     run = _run(request)
     found: list[Record] = []
     details = DetailsWriter(devices)
@@ -107,6 +108,7 @@ def verdict(results: Results, request: BenchRequest) -> int:
 def compile_only(request: BenchRequest) -> list[dict[str, Any]]:
     """Compile without running. Returns one row per artifact."""
     combinations = list(_combinations(request, _devices(request)))
+    _check_subjects(request)
     rows = []
     for name in request.subjects:
         bundle = open_bundle(name, _work(request, name), data=request.data)
@@ -276,6 +278,14 @@ def _work(request: BenchRequest, name: str) -> Path:
     if len(request.subjects) == 1:
         return request.out
     return request.out / "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-.")
+
+
+def _check_subjects(request: BenchRequest) -> None:
+    """The last of several students may have a wrong name: better said before the first is measured."""
+    for name in request.subjects:
+        check_subject(
+            name, data=request.data, metric=request.metric, overrides=request.overrides, resume=request.resume
+        )
 
 
 def _open_subject(name: str, request: BenchRequest) -> Subject:

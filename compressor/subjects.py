@@ -25,6 +25,31 @@ def is_recipe(subject: str) -> bool:
     return subject.endswith((".yaml", ".yml")) or not (is_model(subject) or Path(subject).exists())
 
 
+def check_subject(
+    subject: str,
+    *,
+    data: str | None = None,
+    metric: str | None = None,
+    overrides: Sequence[str] = (),
+    resume: bool = False,
+) -> None:
+    """At once and before any work: raises RequestError if the subject is neither a model, a bundle nor a recipe, or if
+    options do not fit its kind."""
+    if is_model(subject):
+        _refuse(subject, "a model", overrides=bool(overrides), resume=resume)
+        return
+    if data is not None or metric is not None:
+        raise RequestError(f"{subject}: --data and --metric are for a model of your own; a bundle brings its own")
+    if is_bundle(subject):
+        _refuse(subject, "a bundle", overrides=bool(overrides), resume=resume)
+    elif is_recipe(subject):
+        from compressor.recipe import load_recipe
+
+        load_recipe(subject, overrides)
+    else:
+        raise RequestError(f"{subject}: neither a bundle (no bundle.json in it), nor a recipe, nor a model")
+
+
 def open_bundle(
     subject: str,
     work: Path,
@@ -36,24 +61,19 @@ def open_bundle(
 ) -> Bundle:
     """Open a bundle; import a model into `work`, or distil a recipe there, and open what comes out.
 
-    Raises RequestError if the subject is none of these, or options do not fit its kind.
+    Raises RequestError as `check_subject` does.
     """
+    check_subject(subject, data=data, metric=metric, overrides=overrides, resume=resume)
     if is_model(subject):
         from targets.importing import import_model
 
-        _refuse(subject, "a model", overrides=bool(overrides), resume=resume)
         return import_model(subject, work / "bundle", data=data, metric=metric)
-    if data is not None or metric is not None:
-        raise RequestError(f"{subject}: --data and --metric are for a model of your own; a bundle brings its own")
     if is_bundle(subject):
-        _refuse(subject, "a bundle", overrides=bool(overrides), resume=resume)
         return Bundle.open(subject)
-    if is_recipe(subject):
-        from compressor.recipe import load_recipe
-        from compressor.train import distill
+    from compressor.recipe import load_recipe
+    from compressor.train import distill
 
-        return Bundle.open(distill(load_recipe(subject, overrides), work, resume=resume))
-    raise RequestError(f"{subject}: neither a bundle (no bundle.json in it), nor a recipe, nor a model")
+    return Bundle.open(distill(load_recipe(subject, overrides), work, resume=resume))
 
 
 def _refuse(subject: str, kind: str, *, overrides: bool, resume: bool) -> None:

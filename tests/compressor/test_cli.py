@@ -203,6 +203,11 @@ def test_a_changed_byte_in_a_bundle_or_artifact_is_named(run, benched, shape_bun
     assert file.name in run.fails(2, "verify", artifact, "--device", "host")
 
 
+def test_a_wrong_name_is_said_before_the_right_ones_are_measured(run, shape_bundle, tmp_path):  # noqa: F811
+    line = run.fails(2, "bench", shape_bundle.path, "int8", "--device", "host", "--out", tmp_path / "out")
+    assert "recipe int8: unknown" in line and not (tmp_path / "out").exists()
+
+
 def test_int8_without_data_is_refused_by_name_and_a_row_otherwise(run, model, tmp_path):
     line = run.fails(2, "bench", model, "--device", "host", "--precision", "int8", "--out", tmp_path / "a")
     assert "int8 needs --data" in line
