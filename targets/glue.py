@@ -64,13 +64,14 @@ class Example:
     """One query and what was answered, for the report.
 
     `query` is a picture (H, W, 1 or 3) uint8, a clip (T, H, W, 1 or 3) uint8 that the page plays, or None; `sound` (n,)
-    int16 at SOUND_HZ is heard with it.
+    int16 at SOUND_HZ is heard with it. `remark`: how the student did, where the right answer's place does not say it.
     """
 
     title: str
     query: np.ndarray | None
     answers: tuple[Answer, ...]
     sound: np.ndarray | None = None
+    remark: str | None = None
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,7 @@ def _examples(student: Student, data: Arrays, count: int, arrays: dict[str, np.n
                 "title": example.title,
                 "query": f"examples/{i}/query" if example.query is not None else None,
                 "sound": sound,
+                "remark": example.remark,
                 "answers": [
                     {
                         "image": f"examples/{i}/{j}" if answer.image is not None else None,

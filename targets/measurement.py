@@ -107,6 +107,7 @@ class Measurement:
                 picture(example["query"]),
                 tuple(Answer(picture(a["image"]), a["label"], a["correct"]) for a in example["answers"]),
                 picture(example["sound"]),
+                example["remark"],
             )
             for example in self.report["examples"]
         ]

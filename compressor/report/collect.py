@@ -147,4 +147,5 @@ def _example(example: Any) -> dict[str, Any]:
 
     answers = [{"label": a.label, "correct": a.correct, "png": picture(a.image)} for a in example.answers]
     sound = encode_wav(example.sound) if example.sound is not None else None
-    return {"title": example.title, "query_png": picture(example.query), "query_wav": sound, "answers": answers}
+    asked = {"title": example.title, "query_png": picture(example.query), "query_wav": sound, "remark": example.remark}
+    return {**asked, "answers": answers}

@@ -51,6 +51,7 @@ class Example(_Strict):
     answers: list[Answer]
     truth: Answer | None = None  # the right one, when it is not among `answers`
     rank: int | None = None  # of the right one, from 1
+    remark: str | None = None  # how the student did, in place of what the rank says
 
 
 class Credit(_Strict):

@@ -43,6 +43,7 @@ class ShownExample:
     truth: ShownAnswer | None
     rank: int | None  # of the right answer, from 1; None: not known
     sound: str | None  # data:
+    remark: str | None
 
     @property
     def found(self) -> bool:
@@ -76,7 +77,7 @@ def _example(student: str, example: Example) -> ShownExample:
     return ShownExample(
         title=example.title, text=example.query_text, picture=_picture(example.query_png, where), answers=answers,
         truth=_answer(example.truth, where) if example.truth else None, rank=first or example.rank,
-        sound=_sound(example.query_wav, where),
+        sound=_sound(example.query_wav, where), remark=example.remark,
     )  # fmt: skip
 
 

@@ -204,7 +204,10 @@ def _example(rng: np.random.Generator, title: str, right: int | None) -> dict[st
     ]
     example: dict[str, Any] = {"title": title, "query_png": encode_png(_drawing(rng)), "answers": answers}
     if right == 0:
-        example["query_wav"] = encode_wav((8000 * np.sin(np.arange(800) / 5)).astype(np.int16))
+        example |= {
+            "query_wav": encode_wav((8000 * np.sin(np.arange(800) / 5)).astype(np.int16)),
+            "remark": "found at once",
+        }
     if right is None:
         example |= {"rank": 17, "truth": {"png": encode_png(_photo(rng)), "label": title, "correct": True}}
     return example

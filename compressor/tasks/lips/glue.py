@@ -186,10 +186,14 @@ class Glue:
             read = self.vocabulary.text(reading.tokens)
             looked = attention_picture(reading.attention[:, : len(clips[index])])
             answers = (
-                Answer(looked, f"read: {read}", read == truth),
+                Answer(None, f"read: {read}", read == truth),
                 Answer(None, f"heard: {heard}", heard == truth),
+                Answer(looked, "where it looked, a row per character", False),
             )
-            examples.append(Example(truth, clips[index][..., None], answers, sounds[index] if sounds else None))
+            wrong = edit_distance(read, truth)
+            remark = f"{wrong} of {len(truth)} characters wrong" if wrong else "read right"
+            sound = sounds[index] if sounds else None
+            examples.append(Example(truth, clips[index][..., None], answers, sound, remark))
         return examples
 
 
