@@ -70,6 +70,15 @@ class Row:
         return None if metric is None or metric.float_value is None else metric.value - metric.float_value
 
     @property
+    def kept(self) -> str | None:
+        """The metric relative to the teacher's, in words: a share, or of an error how many times as large it is."""
+        metric = self.record.task_metric
+        if metric is None or not metric.teacher_value or metric.teacher_value <= 0 or metric.value < 0:
+            return None
+        ratio = metric.value / metric.teacher_value
+        return words.percent(ratio) if metric.higher_is_better else f"{words.significant(ratio, 2)}{words.NBSP}×"
+
+    @property
     def worse_than_float(self) -> bool:
         """The paired interval of the difference is on the worse side of zero; where there is none, the float value lies
         outside the interval of the artifact's."""
@@ -116,12 +125,7 @@ class Card:
 
     @property
     def kept(self) -> str | None:
-        """The metric relative to the teacher's, in words."""
-        metric = self.metric
-        if metric is None or not metric.teacher_value or metric.teacher_value <= 0 or metric.value < 0:
-            return None
-        ratio = metric.value / metric.teacher_value
-        return words.percent(ratio) if metric.higher_is_better else f"{words.significant(ratio, 2)}{words.NBSP}×"
+        return self.metric_row.kept if self.metric_row else None
 
 
 def whole_students(records: Sequence[Record]) -> list[Record]:
