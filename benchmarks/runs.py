@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 def train(recipe: str, work: Path, name: str, overrides: Sequence[str]) -> Path:
@@ -15,19 +16,26 @@ def train(recipe: str, work: Path, name: str, overrides: Sequence[str]) -> Path:
     label = name.replace(" ", "-").replace("/", "-of-")
     loaded = load_recipe(recipe, [*overrides, f"name={label}"])
     run_dir = work / f"{label}-{loaded.hash[:12]}"
-    began = time.monotonic()
+    before, began = _record(run_dir), time.monotonic()
     distill(loaded, run_dir, resume=True)
-    seconds = time.monotonic() - began
-    _here[0] += seconds
-    spent(work, seconds)
+    spent(work, time.monotonic() - began)
+    if not before.get("complete"):
+        _here[0] += sum(stage["seconds"] for stage in _record(run_dir)["stages"].values())
     return run_dir
+
+
+def _record(run_dir: Path) -> dict[str, Any]:
+    from profiles.storage import read_json
+
+    path = run_dir / "run.json"
+    return read_json(path) if path.exists() else {}
 
 
 _here = [0.0]
 
 
 def spent_here() -> float:
-    """Seconds of training in this process."""
+    """Seconds of training of the runs that this process has finished, whichever process began them."""
     return _here[0]
 
 
