@@ -24,6 +24,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,7 @@ COMPARISONS = [
     ("all, constant weights", "all"),
     ("all", "all, BiGRU"),
 ]
+REACHED = [("all", "none"), ("all, quarter", "none, quarter"), ("all, Mandarin", "none, Mandarin")]
 
 
 @dataclass
@@ -261,6 +263,30 @@ def difference_rows(names: tuple[str, str], a: Scores, b: Scores, **more: Any) -
             low, high = np.percentile(values, [2.5, 97.5])
             common = {"task": "lips", "variant": f"{names[0]} minus {names[1]}", "metric": kind, "value": float(value)}
             rows.append({**common, "ci95": [float(low), float(high)], "n": a.errors.shape[1], **more})
+    return rows
+
+
+def reached(curve: Sequence[Sequence[float]], goal: float) -> float:
+    """The step at which a curve of [step, CER] has come down to the goal, linear between its points; inf if it has
+    not."""
+    for (before, high), (after, low) in pairwise(curve):
+        if low <= goal:
+            return before + (after - before) * min(1.0, (high - goal) / (high - low)) if high > goal else before
+    return float("inf")
+
+
+def reach_rows(readers: dict[str, dict[int, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """When all terms are where none ends, on the validation part: in shares of none's steps, seed by seed."""
+    rows = []
+    for helped, plain in REACHED:
+        seeds = [seed for seed in readers.get(helped, {}) if seed in readers.get(plain, {})]
+        shares = []
+        for seed in seeds:
+            steps, goal = readers[plain][seed]["validation_curve"][-1]
+            shares.append(reached(readers[helped][seed]["validation_curve"], goal) / steps)
+        if seeds:
+            common = {"task": "lips", "variant": f"{helped} where {plain} ends", "metric": "share of the steps"}
+            rows.append({**common, "value": float(np.mean(shares)), "by_seed": shares, "seeds": seeds})
     return rows
 
 
@@ -435,7 +461,7 @@ def collect(arguments: argparse.Namespace, parts: Parts) -> list[dict[str, Any]]
     for pair in COMPARISONS:
         if set(pair) <= set(readers) and (common := [seed for seed in readers[pair[0]] if seed in readers[pair[1]]]):
             rows += difference_rows(pair, scores(pair[0], common), scores(pair[1], common), seeds=common)
-    return rows
+    return rows + reach_rows(readers)
 
 
 def main() -> None:
@@ -445,10 +471,13 @@ def main() -> None:
     if set(arguments.only) == set(PARTS):
         write_rows(arguments.out, rows, minutes=sum(parts.minutes.values()), seeds=arguments.seeds)
     for item in rows:
-        low, high = item.get("ci95") or (float("nan"), float("nan"))
+        low, high = item.get("ci95") or item.get("drop_ci95") or (float("nan"), float("nan"))
         value = item.get("value", item.get("drop", float("nan")))
+        metric = f"{item.get('metric') or ''}{' lost' if 'drop' in item else ''}"
         seeds = f"seeds {item['seeds']}" if "seeds" in item else ""
-        print(f"{item['variant']:48s} {item.get('metric') or '':26s} {value:8.4f}  [{low:.4f}, {high:.4f}]  {seeds}")
+        if "by_seed" in item:
+            seeds += " " + " ".join(f"{own:.3f}" for own in item["by_seed"])
+        print(f"{item['variant']:48s} {metric:26s} {value:8.4f}  [{low:.4f}, {high:.4f}]  {seeds}")
 
 
 if __name__ == "__main__":
