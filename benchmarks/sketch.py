@@ -9,8 +9,10 @@ choices (learning rates, steps, the ablation's winner) read the validation part 
 drawings, and so also the drawings without photos, about which only the teacher knows anything: all of its batch is
 paired, of the distilled student's 40 %. `distilled, paired only` has scratch's drawings and the teacher's word. In the
 asymmetric gallery even scratch aims at the teacher's embeddings of photos; the symmetric students embed both sides
-themselves. Fold 0 is repeated with every seed. MACs are those of a whole query: drawing, encoder, search. What every
-network did is kept (benchmarks/parts.py). Intervals are percentile bootstraps over the pooled queries, paired for
+themselves. Fold 0 is repeated with every seed. MACs are those of a whole query: drawing, encoder, search; they stand
+beside the teacher's and those of VGG-16 at 256 x 256, the paper's own teacher (counted; nobody has its weights here).
+`int8` is the first student of fold 0, compiled for every runtime with int8, on the test part. What every network did is
+kept (benchmarks/parts.py). Intervals are percentile bootstraps over the pooled queries, paired for
 differences.
 """
 
@@ -61,6 +63,7 @@ STUDENTS = {
 }
 LOSS = "stages.distill.loss"
 FOLDS, FIRST_FOLD = range(5), 0
+PARTS = ("students", "ablation", "int8")
 ABLATION = {  # of the recipe with fewer steps
     "recipe": [],
     "without drawings": NO_DRAWINGS,
@@ -110,9 +113,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of fold 0; others have the first")
     parser.add_argument("--ablation-seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--ablation-steps", type=int, default=1200)
-    parser.add_argument(
-        "--part", choices=["teachers", "students", "ablation"], nargs="+", default=["students", "ablation"]
-    )
+    parser.add_argument("--part", choices=["teachers", *PARTS], nargs="+", default=list(PARTS))
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further overrides of the recipe")
     return parser.parse_args()
 
@@ -220,7 +221,7 @@ def run_students(arguments: argparse.Namespace, parts: Parts) -> list[dict[str, 
             scores.setdefault(name, []).append(np.mean([own.test for own in group], axis=0))
             outcomes.setdefault(name, []).extend(group)
     pooled = {name: np.concatenate(own) for name, own in scores.items()}
-    rows = [row(name, pooled[name], outcomes[name], scores[name]) for name in pooled]
+    rows = with_headline([row(name, pooled[name], outcomes[name], scores[name]) for name in pooled])
     rows += [difference_row(f"{a} minus {b}", *common(pooled, a, b)) for a, b in COMPARISONS if a in pooled]
     students = [name for name in pooled if name != "teacher"]
     return rows + [share_row(name, *common(pooled, name, "teacher")) for name in students]
@@ -230,6 +231,40 @@ def common(pooled: dict[str, np.ndarray], a: str, b: str) -> tuple[np.ndarray, n
     """The scores of two variants on the queries of both: those of fold 0, which come first, or all."""
     count = min(len(pooled[a]), len(pooled[b]))
     return pooled[a][:count], pooled[b][:count]
+
+
+def int8_rows(arguments: argparse.Namespace) -> dict[str, Any]:
+    """int8 against float on every runtime, paired over the test queries of the first fold."""
+    from benchmarks.int8 import bench_one
+
+    first = next(iter(STUDENTS))
+    bundle = train_student(arguments, train_teacher(arguments, FIRST_FOLD), first, FIRST_FOLD, arguments.seeds[0])
+    found = bench_one(bundle, "test", arguments.work / "int8")
+    return {"rows": [{"task": "sketch", "variant": f"int8, {own['runtime']}", **own, "split": "test"} for own in found]}
+
+
+def vgg16_macs() -> float:
+    """Of VGG-16 at 256 x 256 as `sketch-paper` has it, the paper's teacher: counted, without weights."""
+    import torch
+
+    from compressor.models.encoder import build_encoder
+    from compressor.recipe import load_recipe
+    from profiles.flops import count_module
+
+    teacher = load_recipe("sketch-paper").teacher
+    with torch.device("meta"):
+        network = build_encoder(teacher.network, teacher.embedding_dim)
+        return count_module(network, torch.zeros(1, 3, teacher.canvas_px, teacher.canvas_px)).macs
+
+
+def with_headline(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with costs also say what share of the teacher's and of VGG-16's MACs they are."""
+    paper = vgg16_macs()
+    teacher = next(own["macs"] for own in rows if own["variant"] == "teacher")
+    return [
+        {**own, "of_teacher": own["macs"] / teacher, "of_vgg16_256": own["macs"] / paper} if own["macs"] else own
+        for own in rows
+    ]
 
 
 def run_ablation(arguments: argparse.Namespace, parts: Parts) -> list[dict[str, Any]]:
@@ -289,11 +324,17 @@ def main() -> None:
         rows += run_students(arguments, parts)
     if "ablation" in arguments.part:
         rows += run_ablation(arguments, parts)
-    if set(arguments.folds) == set(FOLDS) and set(arguments.part) >= {"students", "ablation"}:
+    if "int8" in arguments.part:
+        own = overrides_of(arguments, next(iter(STUDENTS)))
+        rows += parts.get("int8", int8_rows, arguments, of=own)["rows"]
+    if set(arguments.folds) == set(FOLDS) and set(arguments.part) >= set(PARTS):
         write_rows(arguments.out, rows, minutes=sum(parts.minutes.values()), seeds=arguments.seeds)
     for item in rows:
-        low, high = item["ci95"]
-        print(f"{item['variant']:52s} {item['value']:7.3f}  [{low:.3f}, {high:.3f}]  n {item['n']}")
+        low, high = item.get("ci95") or item.get("drop_ci95") or (float("nan"), float("nan"))
+        value = item.get("value", item.get("drop", float("nan")))
+        costs = f"  1/{1 / item['of_teacher']:.1f} of the teacher's MACs" if "of_teacher" in item else ""
+        costs += f", 1/{1 / item['of_vgg16_256']:,.0f} of VGG-16's" if costs else ""
+        print(f"{item['variant']:52s} {value:7.3f}  [{low:.3f}, {high:.3f}]  n {item.get('n')}{costs}")
 
 
 if __name__ == "__main__":
