@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,9 @@ from compressor.data.lips_espeak import Speech
 from compressor.data.lips_mouth import PARAMETERS, Face, movements, render, visemes_of
 from compressor.data.lips_text import ENGLISH, GRAMMARS, MANDARIN, draw_sentences
 from compressor.data.lips_video import crop_mouths, prepare_videos
+from compressor.recipe import load_recipe
+from compressor.tasks.lips.task import Task
+from compressor.tasks.lips.teacher import Heard
 from profiles.errors import MissingError, RequestError
 from tests.tools import need_module
 
@@ -214,3 +219,34 @@ def test_another_rate_of_pictures_is_refused(tmp_path: Path, monkeypatch) -> Non
     write_video(tmp_path / "v.mp4", face_video()[0], rate=30)
     with pytest.raises(RequestError, match="30 pictures a second"):
         read_video(tmp_path / "v.mp4")
+
+
+def test_the_paper_s_recipe_learns_from_a_copy_at_its_own_size(tmp_path: Path, monkeypatch) -> None:
+    need_module("av", "PIL")
+    monkeypatch.setenv("EDGE_COMPRESSOR_CACHE", str(tmp_path / "cache"))
+    copy_of(tmp_path / "set", "CMLR")
+    sizes = ["stages.teacher.batch=1", "stages.distill.batch=1"]
+    own = ["data.language=cmn", f"data.source={tmp_path / 'set'}"]
+    task: Any = Task(load_recipe("lips-paper", [*own, *sizes]))
+    task.setup(SimpleNamespace())
+    assert task.clips.all_frames.shape[1:] == (64, 128) and task.texts == ["你好"] * 3
+    loss = task.config.stages.distill.loss
+    assert (loss.sequence, loss.context, loss.frame, loss.attention, loss.schedule) == (10, 40, 10, 0, "constant")
+    teacher, _, distillation = task.stages()
+    for stage in (teacher, distillation):
+        stage.targets = HeardNothing(task.teacher.encoder.dim)
+        found = stage.loss(stage.modules(), stage.batch(0, np.random.default_rng(0)))
+        assert bool(found["loss"].isfinite())
+        found["loss"].backward()
+    assert all(parameter.grad is not None for parameter in task.student.parameters())
+
+
+class HeardNothing:
+    """A teacher's word on every clip: two frames of silence, no character right."""
+
+    def __init__(self, dim: int) -> None:
+        rows = [np.zeros(shape, np.float16) for shape in ((2, dim), (dim,), (2, dim), (2, 2))]
+        self.own = Heard(*rows, np.zeros(2, bool))
+
+    def __getitem__(self, index: int) -> Heard:
+        return self.own
