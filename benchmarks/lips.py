@@ -266,27 +266,31 @@ def difference_rows(names: tuple[str, str], a: Scores, b: Scores, **more: Any) -
     return rows
 
 
-def reached(curve: Sequence[Sequence[float]], goal: float) -> float:
-    """The step at which a curve of [step, CER] has come down to the goal, linear between its points; inf if it has
+def reached(curve: Sequence[Sequence[float]], goal: float) -> float | None:
+    """The step at which a curve of [step, CER] has come down to the goal, linear between its points; None if it has
     not."""
     for (before, high), (after, low) in pairwise(curve):
         if low <= goal:
             return before + (after - before) * min(1.0, (high - goal) / (high - low)) if high > goal else before
-    return float("inf")
+    return None
 
 
 def reach_rows(readers: dict[str, dict[int, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """When all terms are where none ends, on the validation part: in shares of none's steps, seed by seed."""
+    """When all terms are where none ends, on the validation part: in shares of none's steps, seed by seed; None where
+    they never are."""
     rows = []
     for helped, plain in REACHED:
         seeds = [seed for seed in readers.get(helped, {}) if seed in readers.get(plain, {})]
-        shares = []
+        shares: list[float | None] = []
         for seed in seeds:
             steps, goal = readers[plain][seed]["validation_curve"][-1]
-            shares.append(reached(readers[helped][seed]["validation_curve"], goal) / steps)
+            step = reached(readers[helped][seed]["validation_curve"], goal)
+            shares.append(None if step is None else step / steps)
         if seeds:
             common = {"task": "lips", "variant": f"{helped} where {plain} ends", "metric": "share of the steps"}
-            rows.append({**common, "value": float(np.mean(shares)), "by_seed": shares, "seeds": seeds})
+            known = [share for share in shares if share is not None]
+            mean = float(np.mean(known)) if len(known) == len(shares) else None
+            rows.append({**common, "value": mean, "by_seed": shares, "seeds": seeds})
     return rows
 
 
@@ -472,11 +476,12 @@ def main() -> None:
         write_rows(arguments.out, rows, minutes=sum(parts.minutes.values()), seeds=arguments.seeds)
     for item in rows:
         low, high = item.get("ci95") or item.get("drop_ci95") or (float("nan"), float("nan"))
-        value = item.get("value", item.get("drop", float("nan")))
+        value = item.get("value", item.get("drop"))
+        value = float("nan") if value is None else value
         metric = f"{item.get('metric') or ''}{' lost' if 'drop' in item else ''}"
         seeds = f"seeds {item['seeds']}" if "seeds" in item else ""
         if "by_seed" in item:
-            seeds += " " + " ".join(f"{own:.3f}" for own in item["by_seed"])
+            seeds += " " + " ".join("never" if own is None else f"{own:.3f}" for own in item["by_seed"])
         print(f"{item['variant']:48s} {metric:26s} {value:8.4f}  [{low:.4f}, {high:.4f}]  {seeds}")
 
 
